@@ -1,0 +1,1 @@
+"""Request logs in, batches out."""

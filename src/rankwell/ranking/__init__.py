@@ -1,0 +1,1 @@
+"""Probabilities in, ranked list out."""

@@ -1,0 +1,35 @@
+"""What each column means, declared once."""
+
+from rankwell.schema.columns import (
+    Action,
+    Bag,
+    Categorical,
+    Cross,
+    Exposure,
+    Numeric,
+    Place,
+    Sequence,
+    TableSpec,
+    Vector,
+)
+from rankwell.schema.schema import Schema
+from rankwell.schema.transforms import Identity, Log, PiecewiseLinear, Quantiles, Standardise
+
+__all__ = [
+    "Action",
+    "Bag",
+    "Categorical",
+    "Cross",
+    "Exposure",
+    "Identity",
+    "Log",
+    "Numeric",
+    "PiecewiseLinear",
+    "Place",
+    "Quantiles",
+    "Schema",
+    "Sequence",
+    "Standardise",
+    "TableSpec",
+    "Vector",
+]

@@ -1,0 +1,80 @@
+"""How a numeric column becomes inputs of a model: declared in the schema, fitted on `train`, applied in the model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+
+from rankwell.errors import SchemaError
+
+__all__ = ["Declaration", "Identity", "Log", "PiecewiseLinear", "Quantiles", "Standardise", "Transform"]
+
+
+class Declaration(BaseModel):
+    """The root of all that a schema declares: frozen, strict about unknown fields, raising `SchemaError`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _raise_our_own_error(cls, declared: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(declared)
+        except ValidationError as error:
+            raise as_schema_error(error) from None
+
+
+def as_schema_error(error: ValidationError) -> SchemaError:
+    """Pydantic's error in our tree: each place and what is wrong there."""
+    lines = []
+    for detail in error.errors():
+        place = ".".join(str(part) for part in detail["loc"])
+        lines.append(f"{place + ': ' if place else ''}{detail['msg'].removeprefix('Value error, ')}")
+    return SchemaError("the schema does not hold: " + "; ".join(lines), do="mend the declaration named above")
+
+
+class Identity(Declaration):
+    """x ↦ x."""
+
+    kind: Literal["identity"] = "identity"
+
+
+class Standardise(Declaration):
+    """x ↦ (x - mean) / sd, both over `train`; a constant column becomes 0."""
+
+    kind: Literal["standardise"] = "standardise"
+
+
+class Log(Declaration):
+    """x ↦ sign(x) · ln(1 + |x|), then standardised. For counts, prices and ages."""
+
+    kind: Literal["log"] = "log"
+
+
+class Quantiles(Declaration):
+    """x ↦ the number of its quantile bucket, which reads a row like an id and may enter crosses.
+
+    Args:
+        num_buckets: The edges are the 1/n, 2/n, … quantiles over `train`; equal edges are merged.
+    """
+
+    kind: Literal["quantiles"] = "quantiles"
+    num_buckets: Annotated[int, Field(ge=2, le=4096)] = 16
+
+
+class PiecewiseLinear(Declaration):
+    """x ↦ one input a piece: 0 below the piece, 1 above it, linear inside; knots at quantiles over `train`.
+
+    A linear layer on it is a continuous piecewise linear function of x, so a non-monotone effect costs no crosses.
+    Source: Gorishniy et al. 2022, "On embeddings for numerical features in tabular deep learning", §3.2.
+
+    Args:
+        num_pieces: The number of pieces, before equal knots are merged.
+    """
+
+    kind: Literal["piecewise_linear"] = "piecewise_linear"
+    num_pieces: Annotated[int, Field(ge=2, le=256)] = 8
+
+
+Transform = Annotated[Identity | Standardise | Log | Quantiles | PiecewiseLinear, Field(discriminator="kind")]

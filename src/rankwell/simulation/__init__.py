@@ -1,0 +1,1 @@
+"""A job marketplace whose truth is known."""

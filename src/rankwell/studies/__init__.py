@@ -1,0 +1,1 @@
+"""Repeatable experiments behind the claims."""

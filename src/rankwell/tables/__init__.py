@@ -1,0 +1,1 @@
+"""Rows for ids, however many."""
