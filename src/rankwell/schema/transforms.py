@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rankwell.errors import SchemaError
 
@@ -16,13 +16,13 @@ class Declaration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _raise_our_own_error(cls, declared: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return handler(declared)
-        except ValidationError as error:
-            raise as_schema_error(error) from None
+    if not TYPE_CHECKING:  # type checkers keep pydantic's own signature, field by field
+
+        def __init__(self, **fields: Any) -> None:
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                raise as_schema_error(error) from None
 
 
 def as_schema_error(error: ValidationError) -> SchemaError:
