@@ -1,0 +1,70 @@
+# make demo        simulate, train, calibrate, evaluate, rank, and write out/demo/report.html
+# make check       linters, types, layers          make test        all tests and doctests that are not slow
+# make bench       small benchmarks, as JSON       make test-slow   the slow ones
+# make docs        API reference into out/docs     make clean       forget what was built; keep runs/
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+GROUND := pyproject.toml constraints.txt
+BENCHMARKS := $(patsubst benchmarks/%.py,out/bench/%.json,$(wildcard benchmarks/*.py))
+
+.PHONY: help demo test test-slow check bench docs clean
+
+help:
+	@sed -n 's/^# //p' Makefile | head -4
+
+demo: .venv/.runtime
+	$(BIN)/rankwell demo --out out/demo
+
+test: .venv/.installed
+	$(BIN)/python -m pytest
+
+test-slow: .venv/.installed
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+# Each step runs even where an earlier one failed: one run shows everything that is to be mended.
+check: .venv/.installed
+	@failed=""; \
+	for step in "ruff check ." "ruff format --check ." "mypy" "lint-imports"; do \
+	    echo "--- $$step"; $(BIN)/$$step || failed="$$failed [$$step]"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+
+bench: $(BENCHMARKS)
+
+# A figure is never up to date: it depends on the machine's mood as much as on the code.
+.PHONY: $(BENCHMARKS)
+$(BENCHMARKS): out/bench/%.json: benchmarks/%.py .venv/.installed
+	@mkdir -p out/bench
+	$(BIN)/python $< --small --out $@
+
+docs: .venv/.docs
+	$(BIN)/pdoc --docformat google --output-directory out/docs rankwell
+	@echo "out/docs/index.html"
+
+clean:
+	rm -rf out build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests recipes benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("rankwell needs Python 3.11 or newer; this is " + sys.version.split()[0] \
+	    + ": make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	    echo "no virtual environment could be made; on Debian: apt-get install python3-venv" >&2; exit 1; }
+
+# Three stamps, from the least that runs to the most: the demo must not wait for a linter's wheels.
+.venv/.runtime: $(GROUND) | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+
+.venv/.installed: $(GROUND) | $(BIN)/python
+	$(PIP) -e ".[dev]"
+	@touch .venv/.runtime $@
+
+.venv/.docs: $(GROUND) | $(BIN)/python
+	$(PIP) -e ".[docs]"
+	@touch .venv/.runtime $@
