@@ -1,0 +1,95 @@
+"""How a ranked list is made of the candidates of one request.
+
+Letters in names: K candidates of one request.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rankwell.errors import RequestError
+from rankwell.types import RankedList
+
+__all__ = ["Policy", "greedy"]
+
+
+class Policy(Protocol):
+    """What every policy is: a function of one request's candidates, in any order, that gives a ranked list.
+
+    The list is a function of the *set* of candidates and of the seed: their order in the arguments means nothing, and
+    equal utilities are told apart by logit, then by item id. Its propensities are the marginal probabilities, over
+    seeds, that the policy puts that item at that position.
+    """
+
+    def __call__(
+        self,
+        item_ids_K: Tensor,
+        utilities_K: Tensor,
+        *,
+        logits_K: Tensor,
+        probabilities_K: Tensor,
+        length: int,
+        seed: int,
+    ) -> RankedList:
+        """The ranked list.
+
+        Args:
+            item_ids_K: int64, distinct.
+            utilities_K: float64, what the list is ranked by; no NaN.
+            logits_K: Natural log-odds; they break ties that a calibrator's flat pieces leave in the utilities.
+            probabilities_K: float64, calibrated, in (0, 1); they are passed on into the list.
+            length: How many to rank, ≥ 1; with fewer candidates, all of them.
+            seed: Of this request's draws; a policy without chance doesn't look at it.
+        """
+        ...
+
+
+def greedy(
+    item_ids_K: Tensor,
+    utilities_K: Tensor,
+    *,
+    logits_K: Tensor,
+    probabilities_K: Tensor,
+    length: int,
+    seed: int,
+) -> RankedList:
+    """Best utility first; ties by greater logit, then by smaller item id.
+
+    Args:
+        item_ids_K, utilities_K, logits_K, probabilities_K, length: See `Policy`.
+        seed: Not looked at: there is no chance in it, so that every propensity is 1.
+
+    Returns:
+        The first min(length, K) of the order.
+
+    Raises:
+        RequestError: `length` is less than 1, or a utility or logit is NaN.
+
+    >>> p = torch.tensor([0.2, 0.4, 0.2])
+    >>> ranked = greedy(torch.tensor([7, 3, 5]), p, logits_K=p.logit(), probabilities_K=p, length=10, seed=0)
+    >>> ranked.item_ids.tolist(), ranked.propensities.tolist()
+    ([3, 5, 7], [1.0, 1.0, 1.0])
+    """
+    if length < 1:
+        raise RequestError("a ranked list cannot have this length", found=length, allowed="1 or more")
+    num_nan = int((utilities_K.isnan() | logits_K.isnan()).sum())
+    if num_nan:
+        raise RequestError(
+            f"{num_nan} of {len(item_ids_K)} candidates have no number to be ranked by",
+            found="a NaN utility or logit",
+            allowed="finite or infinite numbers",
+            do="look for a feature of the request that is not finite, or for weights of the model that are not",
+        )
+    # lexsort's last key is the first to count
+    order_K = np.lexsort((item_ids_K.numpy(), -logits_K.numpy(), -utilities_K.numpy()))
+    best = torch.from_numpy(order_K[:length])
+    return RankedList(
+        item_ids=item_ids_K[best],
+        probabilities=probabilities_K[best],
+        utilities=utilities_K[best],
+        propensities=torch.ones(len(best), dtype=torch.float64),
+    )
