@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -32,7 +32,6 @@ class RowOptimizer(abc.ABC):
 
     learning_rate: float
     decay: float = 0.0
-    remembers_steps: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:

@@ -1,0 +1,236 @@
+"""Numeric columns become inputs of a dense layer, or bucket ids, as the schema declares.
+
+Letters: n entries (R requests or C candidates) · N numeric inputs after the transforms.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final, final
+
+import torch
+from torch import Tensor, nn
+
+from rankwell.data.statistics import ColumnStatistics, NumericStatistics
+from rankwell.errors import SchemaError
+from rankwell.schema import Identity, Log, Numeric, PiecewiseLinear, Place, Quantiles, Schema, Standardise, Vector
+from rankwell.types import MISSING_ID, Column, Features, Ragged
+
+__all__ = ["BucketIds", "DistanceInputs", "NumericInputs"]
+
+_EARTH_RADIUS_KM: Final = 6371.0088
+_LARGEST_LOG_KM: Final = math.log1p(math.pi * _EARTH_RADIUS_KM)
+
+
+class _ColumnInputs(nn.Module, abc.ABC):
+    """One column of n entries to a block of inputs."""
+
+    width: int
+
+    @abc.abstractmethod
+    def forward(self, column: Tensor) -> Tensor:
+        """Float32 n × width."""
+
+
+@final
+class _Affine(_ColumnInputs):
+    def __init__(self, mean: float, sd: float, *, log: bool) -> None:
+        super().__init__()
+        self.width = 1
+        self._log = log
+        self._register(mean, sd if sd > 0 else 1.0)
+
+    def _register(self, mean: float, sd: float) -> None:
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("inverse_sd", torch.tensor(1.0 / sd))
+
+    def forward(self, column: Tensor) -> Tensor:
+        raw = torch.sign(column) * torch.log1p(column.abs()) if self._log else column
+        return torch.nan_to_num((raw - self.mean) * self.inverse_sd, nan=0.0).unsqueeze(1)
+
+
+@final
+class _Pieces(_ColumnInputs):
+    """Piecewise linear: min(max((x - k_i) / (k_{i+1} - k_i), 0), 1); the outer pieces stay open to the outside."""
+
+    low: Tensor
+    inverse_length: Tensor
+    middle: Tensor
+
+    def __init__(self, knots: Tensor) -> None:
+        super().__init__()
+        self.width = len(knots) - 1
+        self.register_buffer("low", knots[:-1].float())
+        self.register_buffer("inverse_length", (1.0 / (knots[1:] - knots[:-1])).float())
+        self.register_buffer("middle", torch.full((self.width,), 0.5))
+
+    def forward(self, column: Tensor) -> Tensor:
+        piece = ((column.unsqueeze(1) - self.low) * self.inverse_length).clamp(0.0, 1.0)
+        return torch.nan_to_num(piece - self.middle, nan=0.0)
+
+
+@final
+class _MissingIndicator(_ColumnInputs):
+    def __init__(self, inner: _ColumnInputs) -> None:
+        super().__init__()
+        self.inner = inner
+        self.width = inner.width + 1
+
+    def forward(self, column: Tensor) -> Tensor:
+        return torch.cat([self.inner(column), column.isnan().to(column.dtype).unsqueeze(1)], dim=1)
+
+
+@final
+class _Sphere(_ColumnInputs):
+    """Degrees to a unit vector: no seam at the date line, no crowding at the poles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 3
+
+    def forward(self, column: Tensor) -> Tensor:
+        return _unit_vectors(column)
+
+
+@final
+class _Given(_ColumnInputs):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, column: Tensor) -> Tensor:
+        return column
+
+
+@final
+class NumericInputs(nn.Module):
+    """All numeric, vector and place columns of one side, each through its declared transform, side by side.
+
+    Args:
+        schema: Declares them.
+        statistics: Measured on `train`.
+        on: "request" or "candidate".
+    """
+
+    def __init__(self, schema: Schema, statistics: NumericStatistics, on: str) -> None:
+        super().__init__()
+        inputs: dict[str, _ColumnInputs] = {}
+        for feature in schema.visible_features:
+            if feature.on != on:
+                continue
+            if isinstance(feature, Numeric) and not isinstance(feature.transform, Quantiles):
+                inputs[feature.name] = _numeric(feature, statistics)
+            elif isinstance(feature, Vector):
+                inputs[feature.name] = _Given(feature.width)
+            elif isinstance(feature, Place):
+                inputs[feature.name] = _Sphere()
+        self.inputs = nn.ModuleDict(inputs)
+        self.width: int = sum(column.width for column in inputs.values())
+
+    def forward(self, columns: Mapping[str, Column], num_entries: int) -> Tensor:
+        """Float32 n × N, the columns in the schema's order."""
+        blocks = [layer(_dense(columns, name)) for name, layer in self.inputs.items()]
+        return torch.cat(blocks, dim=1) if blocks else torch.zeros(num_entries, 0)
+
+
+@final
+class DistanceInputs(nn.Module):
+    """For each pair of a place on the request and a place on the candidate: ln(1 + km) of the great circle, in [-1, 1].
+
+    A layer that sees two points can learn their distance only from very many pairs; given, it costs one input.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        super().__init__()
+        places = [feature for feature in schema.visible_features if isinstance(feature, Place)]
+        self.pairs = [(a.name, b.name) for a in places for b in places if a.on == "request" and b.on == "candidate"]
+        self.width = len(self.pairs)
+
+    def forward(self, features: Features) -> Tensor:
+        """Float32 C × number of pairs."""
+        if not self.pairs:
+            return torch.zeros(features.num_candidates, 0)
+        blocks = []
+        for on_request, on_candidate in self.pairs:
+            from_C3 = _unit_vectors(_dense(features.context, on_request))[features.request_C]
+            to_C3 = _unit_vectors(_dense(features.candidates, on_candidate))
+            half_chord_C = (0.5 * (from_C3 - to_C3).norm(dim=1)).clamp(max=1.0)
+            km_C = 2.0 * _EARTH_RADIUS_KM * torch.asin(half_chord_C)
+            blocks.append(torch.log1p(km_C) * (2.0 / _LARGEST_LOG_KM) - 1.0)
+        return torch.stack(blocks, dim=1)
+
+
+@final
+class BucketIds(nn.Module):
+    """A numeric with `Quantiles` as ids: the number of edges ≤ x, or `MISSING_ID` for NaN.
+
+    Args:
+        feature: Declares the number of buckets.
+        statistics: Measured on `train`.
+    """
+
+    edges: Tensor
+
+    def __init__(self, feature: Numeric, statistics: NumericStatistics) -> None:
+        super().__init__()
+        assert isinstance(feature.transform, Quantiles)
+        quantiles = _statistics_of(feature.name, statistics).quantiles
+        edges = _interpolated(quantiles, feature.transform.num_buckets + 1)[1:-1]
+        self.register_buffer("edges", torch.unique(edges).float())
+
+    def forward(self, column: Tensor) -> Tensor:
+        """int64 n."""
+        ids = torch.bucketize(column, self.edges, right=True)
+        return torch.where(column.isnan(), MISSING_ID, ids)
+
+
+def _numeric(feature: Numeric, statistics: NumericStatistics) -> _ColumnInputs:
+    column = _statistics_of(feature.name, statistics)
+    transform = feature.transform
+    inner: _ColumnInputs
+    match transform:
+        case Identity():
+            inner = _Affine(0.0, 1.0, log=False)
+        case Standardise():
+            inner = _Affine(column.mean, column.sd, log=False)
+        case Log():
+            inner = _Affine(column.log_mean, column.log_sd, log=True)
+        case PiecewiseLinear():
+            knots = torch.unique(_interpolated(column.quantiles, transform.num_pieces + 1))
+            inner = _Pieces(knots) if len(knots) > 1 else _Affine(column.mean, column.sd, log=False)
+        case Quantiles():  # pragma: no cover - these are ids
+            raise SchemaError(f"feature {feature.name!r} is bucketed: it reads rows, not a dense layer")
+    return _MissingIndicator(inner) if feature.missing == "indicator" else inner
+
+
+def _statistics_of(name: str, statistics: NumericStatistics) -> ColumnStatistics:
+    try:
+        return statistics.columns[name]
+    except KeyError:
+        raise SchemaError(
+            f"numeric {name!r} has no statistics",
+            found=sorted(statistics.columns),
+            do="measure them on `train` with rankwell.data.statistics.measure_numerics",
+        ) from None
+
+
+def _interpolated(quantiles: Sequence[float], num: int) -> Tensor:
+    places = torch.linspace(0, len(quantiles) - 1, num, dtype=torch.float64)
+    known = torch.tensor(list(quantiles), dtype=torch.float64)
+    low = places.floor().long().clamp(max=len(quantiles) - 2)
+    return torch.lerp(known[low], known[low + 1], places - low)
+
+
+def _unit_vectors(degrees: Tensor) -> Tensor:
+    latitude, longitude = torch.deg2rad(degrees).unbind(1)
+    cosine = torch.cos(latitude)
+    return torch.stack([cosine * torch.cos(longitude), cosine * torch.sin(longitude), torch.sin(latitude)], dim=1)
+
+
+def _dense(columns: Mapping[str, Column], name: str) -> Tensor:
+    column = columns[name]
+    if isinstance(column, Ragged):
+        raise SchemaError(f"column {name!r} holds lists", allowed="one value an entry")
+    return column

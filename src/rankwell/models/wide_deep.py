@@ -1,0 +1,244 @@
+"""Logistic regression over crosses, a deep network over embeddings, and both trained jointly.
+
+Letters: R requests · C candidates, flat · A actions · D width of the last hidden layer · W row width.
+
+Source: Cheng et al. 2016, "Wide & Deep Learning for Recommender Systems", DLRS.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, final
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from rankwell.data.statistics import NumericStatistics
+from rankwell.models.embedding import IdColumns, RowLookup
+from rankwell.models.model import Model, ModelSettings
+from rankwell.models.numeric_inputs import DistanceInputs, NumericInputs
+from rankwell.schema import Schema
+from rankwell.tables.table import Table
+from rankwell.types import Encoded, Features
+
+__all__ = ["Deep", "DeepSettings", "Logistic", "LogisticSettings", "WideDeep", "WideDeepSettings"]
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class LogisticSettings(ModelSettings):
+    """Settings of `Logistic`, and of the wide part of `WideDeep`.
+
+    Args:
+        default_rate: Share of ids that read (and train) the default row in training.
+        admission: Sightings before an id has a row of its own.
+    """
+
+    default_rate: Rate = 0.0
+    admission: Annotated[int, Field(ge=1, le=255)] = 1
+
+
+class DeepSettings(ModelSettings):
+    """Settings of `Deep`, and of the deep part of `WideDeep`.
+
+    Args:
+        width: W, of every row.
+        hidden: Widths of the hidden layers.
+        dropout: After each hidden layer.
+        batch_norm: Before each activation.
+        init_scale: Rows start uniform in ± this.
+        default_rate, admission: As in `LogisticSettings`.
+    """
+
+    width: Annotated[int, Field(ge=1, le=1024)] = 16
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (256, 128)
+    dropout: Rate = 0.0
+    batch_norm: bool = False
+    init_scale: Annotated[float, Field(ge=0)] = 0.05
+    default_rate: Rate = 0.0
+    admission: Annotated[int, Field(ge=1, le=255)] = 1
+
+
+class WideDeepSettings(ModelSettings):
+    """Settings of `WideDeep`: those of its two parts."""
+
+    wide: LogisticSettings = LogisticSettings()
+    deep: DeepSettings = DeepSettings()
+
+
+@final
+class WidePart(nn.Module):
+    """Σ of one weight a feature value and action: every id column, every cross, and every numeric input.
+
+    Weights of ids are rows of width A, so they cost the batch and not the vocabulary; bags and history count by their
+    mean.
+    """
+
+    def __init__(self, schema: Schema, statistics: NumericStatistics, settings: LogisticSettings, seed: int) -> None:
+        super().__init__()
+        columns = IdColumns(schema, statistics, schema.crosses)
+        num_actions = len(schema.actions)
+        self.table = Table(
+            columns.specs, width=num_actions, seed=seed, init_scale=0.0, admission=settings.admission,
+            default_rate=settings.default_rate,
+        )  # fmt: skip
+        self.rows = RowLookup(columns, self.table)
+        self.on_request = NumericInputs(schema, statistics, "request")
+        self.on_candidate = NumericInputs(schema, statistics, "candidate")
+        self.distances = DistanceInputs(schema)
+        self.request_weights = nn.Parameter(torch.zeros(self.on_request.width, num_actions))
+        self.candidate_weights = nn.Parameter(torch.zeros(self.on_candidate.width + self.distances.width, num_actions))
+        self._num_actions = num_actions
+
+    def forward(self, features: Features) -> Tensor:
+        """The part's logits_CA, without a bias."""
+        rows = self.rows(features)
+        wide_CA = rows.candidate_CW.unflatten(1, (-1, self._num_actions)).sum(1)
+        numeric_CN = torch.cat(
+            [self.on_candidate(features.candidates, features.num_candidates), self.distances(features)], dim=1
+        )
+        if numeric_CN.shape[1]:
+            wide_CA = wide_CA + numeric_CN @ self.candidate_weights
+        request_RA = rows.request_RW.unflatten(1, (-1, self._num_actions)).sum(1)
+        if self.on_request.width:
+            request_RA = request_RA + self.on_request(features.context, features.num_requests) @ self.request_weights
+        if self.rows.request_width or self.on_request.width:
+            wide_CA = wide_CA + request_RA[features.request_C]
+        return wide_CA
+
+
+@final
+class DeepPart(nn.Module):
+    """Rows and numeric inputs, concatenated, through hidden layers: linear, [batch norm], ReLU, [dropout]."""
+
+    def __init__(self, schema: Schema, statistics: NumericStatistics, settings: DeepSettings, seed: int) -> None:
+        super().__init__()
+        columns = IdColumns(schema, statistics)
+        self.table = Table(
+            columns.specs, width=settings.width, seed=seed, init_scale=settings.init_scale,
+            admission=settings.admission, default_rate=settings.default_rate,
+        )  # fmt: skip
+        self.rows = RowLookup(columns, self.table)
+        self.on_request = NumericInputs(schema, statistics, "request")
+        self.on_candidate = NumericInputs(schema, statistics, "candidate")
+        self.distances = DistanceInputs(schema)
+        width = self.rows.request_width + self.rows.candidate_width
+        width += self.on_request.width + self.on_candidate.width + self.distances.width
+        layers: list[nn.Module] = []
+        for hidden in settings.hidden:
+            layers.append(nn.Linear(width, hidden))
+            if settings.batch_norm:
+                layers.append(nn.BatchNorm1d(hidden))
+            layers.append(nn.ReLU())
+            if settings.dropout:
+                layers.append(nn.Dropout(settings.dropout))
+            width = hidden
+        self.layers = nn.Sequential(*layers)
+        self.width: int = width
+
+    def forward(self, features: Features) -> Tensor:
+        """The last hidden layer, C × D."""
+        rows = self.rows(features)
+        request_RD = torch.cat([rows.request_RW, self.on_request(features.context, features.num_requests)], dim=1)
+        parts = [
+            rows.candidate_CW,
+            self.on_candidate(features.candidates, features.num_candidates),
+            self.distances(features),
+            request_RD[features.request_C] if request_RD.shape[1] else request_RD.new_zeros(features.num_candidates, 0),
+        ]
+        return self.layers(torch.cat([part for part in parts if part.shape[1]], dim=1))  # type: ignore[no-any-return]
+
+
+@final
+class Logistic(Model):
+    """Wide only: p(action) = σ(b + Σ w), a weight for each feature value and each declared cross.
+
+    >>> from rankwell.data.statistics import NumericStatistics
+    >>> from rankwell.schema import Action, Categorical, Cross
+    >>> schema = Schema(features=(Categorical(name="a", num_ids=9), Categorical(name="b", num_ids=9)),
+    ...                 crosses=(Cross(of=("a", "b"), num_rows=64),), actions=(Action(name="click"),))
+    >>> Logistic(schema, NumericStatistics(), seed=0).tables["wide"].num_rows
+    88
+    """
+
+    settings_class: ClassVar[type[ModelSettings]] = LogisticSettings
+
+    def __init__(
+        self, schema: Schema, statistics: NumericStatistics, settings: LogisticSettings | None = None, *, seed: int
+    ) -> None:
+        super().__init__()
+        self.schema, self.statistics, self.settings = schema, statistics, settings or LogisticSettings()
+        self.wide = WidePart(schema, statistics, self.settings, seed)
+        self.bias = nn.Parameter(torch.zeros(len(schema.actions)))
+        self.tables = {"wide": self.wide.table}
+
+    def encode(self, features: Features) -> Encoded:
+        """One column an action: the sum of the weights."""
+        return Encoded(torch.zeros(features.num_requests, 0), self.wide(features), {})
+
+    def head(self, encoded: Encoded) -> Tensor:
+        """Adds the bias."""
+        return encoded.candidate_CD + self.bias
+
+
+@final
+class Deep(Model):
+    """Deep only: embeddings and normalised numerics through a multilayer perceptron."""
+
+    settings_class: ClassVar[type[ModelSettings]] = DeepSettings
+
+    def __init__(
+        self, schema: Schema, statistics: NumericStatistics, settings: DeepSettings | None = None, *, seed: int
+    ) -> None:
+        super().__init__()
+        self.schema, self.statistics, self.settings = schema, statistics, settings or DeepSettings()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.deep = DeepPart(schema, statistics, self.settings, seed)
+            self.last = nn.Linear(self.deep.width, len(schema.actions))
+        self.tables = {"deep": self.deep.table}
+
+    def encode(self, features: Features) -> Encoded:
+        """The last hidden layer."""
+        return Encoded(torch.zeros(features.num_requests, 0), self.deep(features), {})
+
+    def head(self, encoded: Encoded) -> Tensor:
+        """One linear layer."""
+        return self.last(encoded.candidate_CD)  # type: ignore[no-any-return]
+
+
+@final
+class WideDeep(Model):
+    """Wide & Deep, trained jointly: p = σ(b + wide + deep); the wide part memorises, the deep part generalises.
+
+    >>> from rankwell.data.statistics import NumericStatistics
+    >>> from rankwell.schema import Action, Categorical
+    >>> schema = Schema(features=(Categorical(name="job", num_rows=100),), actions=(Action(name="click"),))
+    >>> sorted(WideDeep(schema, NumericStatistics(), seed=0).tables)
+    ['deep', 'wide']
+    """
+
+    settings_class: ClassVar[type[ModelSettings]] = WideDeepSettings
+
+    def __init__(
+        self, schema: Schema, statistics: NumericStatistics, settings: WideDeepSettings | None = None, *, seed: int
+    ) -> None:
+        super().__init__()
+        self.schema, self.statistics, self.settings = schema, statistics, settings or WideDeepSettings()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.wide = WidePart(schema, statistics, self.settings.wide, seed)
+            self.deep = DeepPart(schema, statistics, self.settings.deep, seed)
+            self.last = nn.Linear(self.deep.width, len(schema.actions))
+        self.tables = {"wide": self.wide.table, "deep": self.deep.table}
+
+    def encode(self, features: Features) -> Encoded:
+        """The last hidden layer, then the wide part's sum for each action."""
+        return Encoded(
+            torch.zeros(features.num_requests, 0), torch.cat([self.deep(features), self.wide(features)], dim=1), {}
+        )
+
+    def head(self, encoded: Encoded) -> Tensor:
+        """One linear layer over the hidden layer, plus the wide part's sum."""
+        hidden_CD, wide_CA = encoded.candidate_CD.split([self.deep.width, len(self.schema.actions)], dim=1)
+        return self.last(hidden_CD) + wide_CA  # type: ignore[no-any-return]

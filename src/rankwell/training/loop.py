@@ -1,0 +1,299 @@
+"""The one loop: epochs over `train`, an evaluation of the whole of `tune` after each, the best weights at the end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from rankwell.data.batches import Batches, Position
+from rankwell.errors import TrainingError
+from rankwell.evaluation.discrimination import auc, log_loss_from_logits
+from rankwell.models.model import Model
+from rankwell.training.checkpoint import Checkpoint, Checkpoints
+from rankwell.training.history import EpochRecord, TrainingHistory
+from rankwell.training.objectives import Objective
+from rankwell.training.optimizers import OptimizerPlan, Optimizers
+from rankwell.training.predictions import predict
+
+__all__ = ["LoopSettings", "StepReport", "fit"]
+
+MatmulPrecision = Literal["highest", "high", "medium"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """When to stop, when to slow down, when to save.
+
+    Args:
+        max_epochs: At most so many.
+        patience: Stop after so many epochs in a row without a better `monitor` on tune.
+        monitor: "log_loss" (lower is better) or "auc", of the first action on tune.
+        drop_factor: Learning rates are multiplied by this after each epoch without a better `monitor`.
+        checkpoint_every_s: Seconds between checkpoints, when `fit` is given a folder.
+        checkpoint_every_steps: Steps between checkpoints, besides.
+        matmul_precision: torch's float32 matmul precision while training. "medium" lets oneDNN multiply: on
+            processors where MKL is slow it is twice as fast at the same error; on those with bfloat16 matrix units
+            it may round inputs to bfloat16.
+    """
+
+    max_epochs: int = 10
+    patience: int = 2
+    monitor: Literal["log_loss", "auc"] = "log_loss"
+    drop_factor: float = 0.1
+    checkpoint_every_s: float = 300.0
+    checkpoint_every_steps: int | None = None
+    matmul_precision: MatmulPrecision = "medium"
+
+    def __post_init__(self) -> None:
+        if self.max_epochs < 1 or self.patience < 1:
+            raise TrainingError("max_epochs and patience start at 1", found=(self.max_epochs, self.patience))
+        if not 0 < self.drop_factor <= 1:
+            raise TrainingError("drop_factor is out of range", found=self.drop_factor, allowed="(0, 1]")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What a progress display is told after each step; `num_candidates` counts this epoch's, `total` when known."""
+
+    epoch: int
+    num_candidates: int
+    total: int | None
+    loss: float
+
+
+_CountedSeed: Final = 0x9E3779B97F4A7C15
+
+
+def fit(
+    model: Model,
+    objective: Objective,
+    plan: OptimizerPlan,
+    train: Batches,
+    tune: Batches,
+    settings: LoopSettings,
+    *,
+    seed: int,
+    checkpoints: Path | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
+) -> TrainingHistory:
+    """Train a model in place; at the end it always holds the weights of its best epoch, in eval mode.
+
+    Two runs with one seed on one machine are bit-equal, and so is a run that was killed and started again with the same
+    arguments and checkpoint folder.
+
+    Args:
+        model: Freshly built; its tables are given the plan's rules.
+        objective: The summed loss; its own parameters are trained too.
+        plan: Who moves what.
+        train: Shuffled batches of train.
+        tune: Batches of tune; evaluated as a whole after each epoch.
+        settings: See `LoopSettings`.
+        seed: Keys dropout by (seed, step).
+        checkpoints: Folder of checkpoints; None writes none.
+        on_step: Called after each step.
+
+    Raises:
+        TrainingError: The loss is not finite.
+        CheckpointError: The folder's newest checkpoint is damaged or of another run.
+    """
+    with _matmul_precision(settings.matmul_precision), torch.random.fork_rng(devices=[]):
+        return _Training(model, objective, plan, train, tune, settings, seed, checkpoints, on_step).run()
+
+
+class _Training:
+    def __init__(
+        self,
+        model: Model,
+        objective: Objective,
+        plan: OptimizerPlan,
+        train: Batches,
+        tune: Batches,
+        settings: LoopSettings,
+        seed: int,
+        checkpoints: Path | None,
+        on_step: Callable[[StepReport], None] | None,
+    ) -> None:
+        self.model, self.objective, self.train, self.tune = model, objective, train, tune
+        self.settings, self.seed, self.on_step = settings, seed, on_step
+        self.optimizers: Optimizers = plan.start(model, objective)
+        run = f"seed={seed} {settings} {plan} {model.settings.model_dump_json()}"
+        self.checkpoints = Checkpoints(checkpoints, run) if checkpoints is not None else None
+        self.draws = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+        self.step = 0
+        self.epochs: list[EpochRecord] = []
+        self.best: dict[str, Tensor] = {}
+        self.best_epoch, self.best_value, self.num_worse = -1, math.inf, 0
+        self.running = _Running()
+
+    def run(self) -> TrainingHistory:
+        start = self._resume()
+        first = start.epoch if start is not None else len(self.epochs)
+        for epoch in range(first, self.settings.max_epochs):
+            if self.num_worse >= self.settings.patience:
+                break
+            self._train_epoch(epoch, start)
+            start = None
+            self._end_epoch(epoch)
+            self._save(Position(epoch + 1, 0, 0))
+        _restore(self.model, self.best)
+        self.model.eval()
+        return TrainingHistory(tuple(self.epochs), self.best_epoch)
+
+    def _train_epoch(self, epoch: int, start: Position | None) -> None:
+        self.model.train()
+        running = self.running
+        saved_at, saved_step = time.monotonic(), self.step
+        total = self.train.num_candidates
+        asked = time.perf_counter()
+        for position, batch in self.train.epoch(epoch, start=start):
+            if self._is_due(saved_at, saved_step):
+                # before this batch is trained on, so that `position` is where to go on
+                self._save(position)
+                saved_at, saved_step = time.monotonic(), self.step
+            got = time.perf_counter()
+            if self.draws:
+                torch.manual_seed((self.seed * _CountedSeed + self.step) % 2**63)
+            encoded = self.model.encode(batch.features)
+            loss, count = self.objective(encoded, self.model.head(encoded), batch)
+            weight = float(count)
+            if weight > 0:
+                mean = loss / count
+                value = float(mean)
+                if not math.isfinite(value):
+                    raise TrainingError(
+                        f"the loss is {value} in epoch {epoch}, step {self.step}",
+                        do="lower the learning rates, or look for outliers among the numeric columns",
+                    )
+                mean.backward()  # type: ignore[no-untyped-call]
+                self.optimizers.step()
+                running.loss += value * weight
+                running.weight += weight
+            else:
+                self.optimizers.abandon()
+            self.step += 1
+            running.num_candidates += batch.features.num_candidates
+            if self.on_step is not None:
+                self.on_step(StepReport(epoch, running.num_candidates, total, running.mean_loss))
+            done = time.perf_counter()
+            running.reading_s += got - asked
+            running.seconds += done - asked
+            asked = done
+
+    def _end_epoch(self, epoch: int) -> None:
+        started = time.perf_counter()
+        predictions = predict(self.model, (batch for _, batch in self.tune.epoch(0)))
+        logits_C, labels_C, weights_C, _ = predictions.of_action(0)
+        tune_log_loss = log_loss_from_logits(logits_C, labels_C, weights_C)
+        tune_auc = auc(torch.sigmoid(logits_C.double()), labels_C, weights_C)
+        running, self.running = self.running, _Running()
+        self.epochs.append(
+            EpochRecord(
+                epoch, running.mean_loss, tune_log_loss, tune_auc, self.optimizers.learning_rate, running.num_candidates,
+                running.seconds, running.reading_s, time.perf_counter() - started,
+            )
+        )  # fmt: skip
+        value = tune_log_loss if self.settings.monitor == "log_loss" else -tune_auc
+        if value < self.best_value or not self.best:
+            self.best_value, self.best_epoch, self.num_worse = value, epoch, 0
+            self.best = _snapshot(self.model)
+        else:
+            self.num_worse += 1
+            self.optimizers.scale_learning_rates(self.settings.drop_factor)
+
+    def _is_due(self, saved_at: float, saved_step: int) -> bool:
+        if self.checkpoints is None or self.step == saved_step:
+            return False
+        every = self.settings.checkpoint_every_steps
+        late = time.monotonic() - saved_at >= self.settings.checkpoint_every_s
+        return late or (every is not None and self.step - saved_step >= every)
+
+    def _save(self, position: Position) -> None:
+        if self.checkpoints is None:
+            return
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "model": self.model.state_dict(),
+            "objective": self.objective.state_dict(),
+            "dense": self.optimizers.state(),
+            "best": self.best,
+            **{f"table/{part}": table.state() for part, table in self.model.tables.items()},
+        }
+        tensors = {f"{part}/{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
+        progress = {
+            "position": asdict(position),
+            "step": self.step,
+            "epochs": [asdict(record) for record in self.epochs],
+            "best": [self.best_epoch, self.best_value, self.num_worse],
+            "running": asdict(self.running),
+        }
+        self.checkpoints.save(Checkpoint(self.step, tensors, progress))
+
+    def _resume(self) -> Position | None:
+        checkpoint = self.checkpoints.newest() if self.checkpoints is not None else None
+        if checkpoint is None:
+            return None
+
+        def part(name: str) -> dict[str, Tensor]:
+            start = name + "/"
+            return {k.removeprefix(start): tensor for k, tensor in checkpoint.tensors.items() if k.startswith(start)}
+
+        self.model.load_state_dict(part("model"))
+        self.objective.load_state_dict(part("objective"))
+        self.optimizers.load_state(part("dense"))
+        for name, table in self.model.tables.items():
+            table.load_state(part(f"table/{name}"))
+        self.best = part("best")
+        progress: Mapping[str, Any] = checkpoint.progress
+        self.step = progress["step"]
+        self.epochs = [EpochRecord(**record) for record in progress["epochs"]]
+        self.best_epoch, self.best_value, self.num_worse = progress["best"]
+        self.running = _Running(**progress["running"])
+        return Position(**progress["position"])
+
+
+@dataclass
+class _Running:
+    """Sums over the epoch under way."""
+
+    loss: float = 0.0
+    weight: float = 0.0
+    num_candidates: int = 0
+    seconds: float = 0.0
+    reading_s: float = 0.0
+
+    @property
+    def mean_loss(self) -> float:
+        return self.loss / self.weight if self.weight else math.nan
+
+
+def _snapshot(model: Model) -> dict[str, Tensor]:
+    taken = {f"model/{name}": tensor.clone() for name, tensor in model.state_dict().items()}
+    for part, table in model.tables.items():
+        for name, tensor in zip(("slots", "sightings", "rows"), table.seen_rows(), strict=True):
+            taken[f"{part}/{name}"] = tensor.clone()
+    return taken
+
+
+def _restore(model: Model, taken: Mapping[str, Tensor]) -> None:
+    model.load_state_dict({n.removeprefix("model/"): t for n, t in taken.items() if n.startswith("model/")})
+    for part, table in model.tables.items():
+        table.load_seen_rows(taken[f"{part}/slots"], taken[f"{part}/sightings"], taken[f"{part}/rows"])
+
+
+@contextmanager
+def _matmul_precision(precision: MatmulPrecision) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
