@@ -93,7 +93,8 @@ def retrieve(offers: Offers, *, threshold: float, noise: float, rng: np.random.G
     # Odd multiples of 2^-24: exact in float32, and half a step away from 0 and 1, where the logistic is infinite.
     step_RP = rng.integers(0, 2**23, offers.job_RP.shape, dtype=np.int32)
     uniform_RP: Floats = (step_RP.astype(np.float32) + np.float32(0.5)) * np.float32(2**-23)
-    score_RP = offers.expected_score_RP + np.float32(noise) * (np.log(uniform_RP) - np.log1p(-uniform_RP))
+    logistic_RP: Floats = np.log(uniform_RP) - np.log1p(-uniform_RP)
+    score_RP = offers.expected_score_RP + np.float32(noise) * logistic_RP
     exposure_RP = retrieval_exposure(offers.expected_score_RP, threshold=threshold, noise=noise)
     exposure_RP[:, 0] = 1.0
     passed_RP = (score_RP > np.float32(threshold)) & ~offers.repeated_RP

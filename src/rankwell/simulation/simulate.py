@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -20,18 +20,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rankwell.data.pseudonyms import PseudonymKey, pseudonymise, read_key
+from rankwell.data.pseudonyms import PseudonymKey, read_key
+from rankwell.data.writer import LogWriter
 from rankwell.errors import LogError, RecipeError
 from rankwell.simulation.marketplace import CHUNK_REQUESTS, Chunk, Marketplace
 from rankwell.simulation.population import Ints
-from rankwell.simulation.schema import experience_band
+from rankwell.simulation.schema import experience_band, marketplace_schema
 from rankwell.simulation.sessions import hour_of_week
 from rankwell.simulation.settings import MarketplaceSettings
 from rankwell.simulation.truth import truth_table
 
 __all__ = ["SimulatedPaths", "log_table", "simulate", "simulate_tables"]
 
-_PART_CHUNKS: Final = 16
+_PART_CHUNKS: Final = 8
 _WORKERS: Final = 2
 
 
@@ -76,25 +77,16 @@ def simulate(
             raise LogError(f"{str(path)!r} exists already", do="simulate into another folder, or remove it")
     directory.mkdir(parents=True, exist_ok=True)
     key = _seeded_key(paths.key, seed)
-    partial_log, partial_truth = directory / "log.partial", directory / "truth.partial"
+    partial = SimulatedPaths(log=directory / "log.partial", truth=directory / "truth.partial", key=paths.key)
     try:
-        for folder in (partial_log, partial_truth):
+        for folder in (partial.log, partial.truth):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-        marketplace = Marketplace.create(settings, seed)
-        log_parts, truth_parts, written = _Parts(partial_log), _Parts(partial_truth), 0
-        with log_parts, truth_parts:
-            for number, (log, truth) in enumerate(_tables(marketplace, num_requests, key)):
-                part = number // _PART_CHUNKS
-                log_parts.write(part, log)
-                truth_parts.write(part, truth)
-                written += log.num_rows
-                if progress is not None:
-                    progress(written)
-        partial_truth.rename(paths.truth)
-        partial_log.rename(paths.log)
+        _write_parts(Marketplace.create(settings, seed), num_requests, partial, key, progress)
+        partial.truth.rename(paths.truth)
+        partial.log.rename(paths.log)
     finally:
-        for folder in (partial_log, partial_truth):
+        for folder in (partial.log, partial.truth):
             shutil.rmtree(folder, ignore_errors=True)
     return paths
 
@@ -114,7 +106,10 @@ def simulate_tables(settings: MarketplaceSettings, seed: int, num_requests: int)
     >>> log.num_rows, truth.num_rows, "p_click" in log.column_names
     (10, 10, False)
     """
-    logs, truths = zip(*_tables(Marketplace.create(settings, seed), num_requests, key=None), strict=True)
+    marketplace, numbers = Marketplace.create(settings, seed), range(_num_chunks(num_requests))
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        tables = list(pool.map(lambda number: _tables(marketplace, number, num_requests), numbers))
+    logs, truths = zip(*tables, strict=True)
     return pa.concat_tables(logs), pa.concat_tables(truths)
 
 
@@ -169,59 +164,51 @@ def log_table(marketplace: Marketplace, chunk: Chunk) -> pa.Table:
     return pa.table(columns)
 
 
-def _tables(
-    marketplace: Marketplace, num_requests: int, key: PseudonymKey | None
-) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Log and truth, chunk by chunk in order; a few chunks are drawn ahead by threads (numpy works without the GIL)."""
+def _num_chunks(num_requests: int) -> int:
     if num_requests < 1:
         raise RecipeError("a simulated log needs requests", found=num_requests, allowed="at least 1")
+    return -(-num_requests // CHUNK_REQUESTS)
 
-    def draw(number: int) -> tuple[pa.Table, pa.Table]:
-        chunk = marketplace.chunk(number)
-        log = log_table(marketplace, chunk)
-        if key is not None:
-            place = log.schema.get_field_index("member_id")
-            log = log.set_column(place, "member_id", pseudonymise(log["member_id"], key))
-        size = min(CHUNK_REQUESTS, num_requests - number * CHUNK_REQUESTS)
-        return log.slice(0, size), truth_table(chunk).slice(0, size)
 
-    numbers = iter(range(-(-num_requests // CHUNK_REQUESTS)))
-    ahead: deque[Future[tuple[pa.Table, pa.Table]]] = deque()
+def _tables(marketplace: Marketplace, number: int, num_requests: int) -> tuple[pa.Table, pa.Table]:
+    """Log and truth of a chunk; the last is drawn whole and cut, so that a longer log begins with the same requests."""
+    chunk = marketplace.chunk(number)
+    size = min(CHUNK_REQUESTS, num_requests - number * CHUNK_REQUESTS)
+    return log_table(marketplace, chunk).slice(0, size), truth_table(chunk).slice(0, size)
+
+
+def _write_parts(
+    marketplace: Marketplace,
+    num_requests: int,
+    folders: SimulatedPaths,
+    key: PseudonymKey,
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Parts are drawn and written side by side: numpy and Arrow let go of the interpreter's lock."""
+    num_chunks = _num_chunks(num_requests)
+    schema = marketplace_schema(marketplace.settings)
+
+    def write(first: int) -> int:
+        name, written, truth_file = f"part-{first // _PART_CHUNKS:05d}.parquet", 0, None
+        with ExitStack() as files:
+            log_file = files.enter_context(LogWriter(str(folders.log / name), schema, key=key))
+            for number in range(first, min(first + _PART_CHUNKS, num_chunks)):
+                log, truth = _tables(marketplace, number, num_requests)
+                log_file.write(log)
+                # Dictionaries of numbers that hardly repeat would be most of the time and the size.
+                truth_file = truth_file or files.enter_context(
+                    pq.ParquetWriter(folders.truth / name, truth.schema, use_dictionary=False)
+                )
+                truth_file.write_table(truth)
+                written += log.num_rows
+        return written
+
+    total = 0
     with ThreadPoolExecutor(_WORKERS) as pool:
-        for number in numbers:
-            ahead.append(pool.submit(draw, number))
-            if len(ahead) > _WORKERS:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-
-
-@final
-class _Parts:
-    """The Parquet files of one folder, one open at a time; one row group a chunk."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._number = -1
-        self._writer: Any = None
-
-    def write(self, number: int, table: pa.Table) -> None:
-        if number != self._number:
-            self._close()
-            self._number = number
-            self._writer = pq.ParquetWriter(self._folder / f"part-{number:05d}.parquet", table.schema)
-        self._writer.write_table(table)
-
-    def _close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
+        for written in pool.map(write, range(0, num_chunks, _PART_CHUNKS)):
+            total += written
+            if progress is not None:
+                progress(total)
 
 
 def _seeded_key(path: Path, seed: int) -> PseudonymKey:
