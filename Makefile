@@ -29,7 +29,7 @@ test-slow: .venv/.installed
 # Each step runs even where an earlier one failed: one run shows everything that is to be mended.
 check: .venv/.installed
 	@failed=""; \
-	for step in "ruff check ." "ruff format --check ." "mypy" "lint-imports"; do \
+	for step in "ruff check ." "ruff format --check ." "mypy" "lint-imports --no-logo"; do \
 	    echo "--- $$step"; $(BIN)/$$step || failed="$$failed [$$step]"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
