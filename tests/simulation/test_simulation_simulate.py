@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rankwell.data.layout import LogLayout
+from rankwell.data.log import log_from_table, open_log
 from rankwell.data.pseudonyms import pseudonymise, read_key
 from rankwell.errors import LogError, RecipeError
 from rankwell.schema import Numeric, Quantiles, Standardise
@@ -187,3 +188,20 @@ def test_a_failed_simulation_leaves_no_half_log(tmp_path: Path) -> None:
         simulate(SETTINGS, 3, num_requests=0, directory=tmp_path)
     with pytest.raises(LogError, match="no truth"):
         read_truth(tmp_path)
+
+
+def test_the_log_opens_with_its_schema_and_keeps_it(paths: SimulatedPaths, tables: tuple[pa.Table, pa.Table]) -> None:
+    log = open_log(paths.log, marketplace_schema(SETTINGS))
+    assert log.num_requests == NUM_REQUESTS
+    with log.reader() as reader:
+        chunks = [reader.read(block) for block in log.blocks]  # reading checks every value
+    assert sum(block.num_requests for block in log.blocks) == NUM_REQUESTS
+    assert chunks
+    assert log.num_candidates == len(tables[0]["click"].combine_chunks().flatten())
+
+
+def test_a_table_in_memory_opens_too(tables: tuple[pa.Table, pa.Table]) -> None:
+    log = log_from_table(tables[0], marketplace_schema(SETTINGS), layout="requests")
+    with log.reader() as reader:
+        assert all(reader.read(block) for block in log.blocks)
+    assert log.num_requests == NUM_REQUESTS
