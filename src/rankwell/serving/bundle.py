@@ -1,0 +1,330 @@
+"""All that serving needs of a trained ranker, as a directory that is whole or refused.
+
+::
+
+    manifest.json            format version, class paths, and every file below with its size and SHA-256
+    manifest.sha256          the manifest's own, for `sha256sum -c`
+    schema.json              what each column means
+    statistics.json          what was measured on `train` for the transforms of numerics
+    settings.json            what the model was built from, besides
+    dense.safetensors        the model's parameters and buffers
+    rows/<part>.arrow        the rows of each of its tables that serving can read
+    calibrators.safetensors  what each action's calibrator was fitted to: <action>/<buffer>
+    metrics.json             flat names to numbers
+    provenance.json          where it all came from
+
+Files that the manifest doesn't list are not looked at. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, final
+
+import safetensors
+import safetensors.torch
+from pydantic import ValidationError
+from torch import Tensor
+
+import rankwell
+from rankwell.calibration.calibrator import Calibrator
+from rankwell.data.statistics import NumericStatistics
+from rankwell.errors import BundleError, RankwellError
+from rankwell.losses.label_smoothing import check_epsilon
+from rankwell.models.model import Model
+from rankwell.schema import Schema
+from rankwell.serving.manifest import FileRecord, Manifest, class_at, class_path, is_bundle, read_manifest
+from rankwell.serving.new_directory import NewDirectory
+from rankwell.serving.row_file import read_rows, write_rows
+
+__all__ = ["Bundle", "read_bundle", "write_bundle"]
+
+_SCHEMA: Final = "schema.json"
+_STATISTICS: Final = "statistics.json"
+_SETTINGS: Final = "settings.json"
+_DENSE: Final = "dense.safetensors"
+_CALIBRATORS: Final = "calibrators.safetensors"
+_METRICS: Final = "metrics.json"
+_PROVENANCE: Final = "provenance.json"
+_ANOTHER_VERSION: Final = "read it with the rankwell that wrote it (see library_version in its manifest), or train anew"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A trained model, a calibrator for each action, and what is known of them.
+
+    Args:
+        model: Gives the logits.
+        calibrators: By action, one for every action of the model's schema (`Uncalibrated` where nothing was fitted).
+        created_us: When it was made, UTC microseconds, by the caller's clock.
+        metrics: Flat names to numbers; NaN where undefined.
+        provenance: Anything JSON can say of where it came from: recipe, seed, fingerprint of the log, splits, … What
+            is written also has "versions", of Python and of the libraries, unless the caller gives them.
+        label_smoothing: ε of the loss that the model was trained with. Its inverse stands between model and calibrator,
+            so calibrators are to be fitted behind `undo_label_smoothing` with the same ε.
+
+    Raises:
+        BundleError: An action has no calibrator, or there is one for no action.
+        RecipeError: ε is outside [0, 1).
+    """
+
+    model: Model
+    calibrators: Mapping[str, Calibrator]
+    created_us: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_epsilon(self.label_smoothing)
+        actions = [action.name for action in self.schema.actions]
+        if set(self.calibrators) != set(actions):
+            raise BundleError(
+                "a bundle has one calibrator for each action of its schema", found=sorted(self.calibrators),
+                allowed=actions, do="fit one on `calibrate`, or give Uncalibrated() to take logits at their word",
+            )  # fmt: skip
+
+    @property
+    def schema(self) -> Schema:
+        """The model's schema."""
+        return self.model.schema
+
+
+def write_bundle(bundle: Bundle, path: str | Path) -> None:
+    """Write a bundle as a directory, in the place of an older one if there is one.
+
+    The files are written beside it, forced to disk and read back before they are swapped in by rename: whatever goes
+    wrong before, the old bundle stays whole and nothing new stays.
+
+    Args:
+        bundle: To be written; nothing of it is moved or changed.
+        path: Where the directory is to stand. Missing parents are made.
+
+    Raises:
+        BundleError: The disk is full or refuses; the path is taken by something that is no bundle; a class of the
+            bundle could not be found again; a metric or the provenance is nothing that JSON can say.
+    """
+    target = Path(path).resolve()
+    _check_place(target)
+    classes = class_path(bundle.model), {action: class_path(c) for action, c in sorted(bundle.calibrators.items())}
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with NewDirectory.beside(target) as directory:
+            _write_files(bundle, directory)
+            manifest = Manifest(
+                library_version=rankwell.__version__,
+                created_us=bundle.created_us,
+                model=classes[0],
+                calibrators=classes[1],
+                label_smoothing=bundle.label_smoothing,
+                files={
+                    name: FileRecord(num_bytes=file.num_bytes, sha256=file.sha256)
+                    for name, file in sorted(directory.written.items())
+                },
+            )
+            manifest.write(directory)
+            read_manifest(directory.path).check_files(directory.path)
+            directory.put_in_place()
+    except OSError as error:
+        raise BundleError(
+            f"the bundle could not be written to {target}", found=str(error),
+            do="free space or mend the permissions, and write it again; what stood there before still does",
+        ) from error  # fmt: skip
+
+
+def read_bundle(path: str | Path) -> Bundle:
+    """Read a bundle that `write_bundle` wrote, after holding every file against its checksum.
+
+    Returns:
+        Its model is in eval mode and its tables have no rule to move their rows by: they only read.
+
+    Raises:
+        BundleError: It is no bundle, a file is missing or damaged, its format is unknown, or its classes are not there
+            or have changed.
+    """
+    directory = Path(path)
+    manifest = read_manifest(directory)
+    manifest.check_files(directory)
+    files = _Files(directory, manifest)
+    model = _read_model(files)
+    provenance = files.json(_PROVENANCE)
+    metrics = {name: float(number) for name, number in files.json(_METRICS).items()}
+    calibrators = _read_calibrators(files)
+    return Bundle(
+        model=model,
+        calibrators=calibrators,
+        created_us=manifest.created_us,
+        metrics=metrics,
+        provenance=provenance,
+        label_smoothing=manifest.label_smoothing,
+    )
+
+
+@final
+class _Files:
+    """The files of a bundle that its manifest lists."""
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        self.directory, self.manifest = directory, manifest
+
+    def path(self, name: str) -> Path:
+        if name not in self.manifest.files:
+            raise BundleError(
+                f"the bundle {self.directory} has no {name}", found=list(self.manifest.files), do=_ANOTHER_VERSION
+            )
+        return self.directory / name
+
+    def text(self, name: str) -> str:
+        return self.path(name).read_text(encoding="utf-8")
+
+    def json(self, name: str) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads(self.text(name))
+        except ValueError as error:
+            raise BundleError(f"{self.path(name)} is no JSON", found=str(error), do=_ANOTHER_VERSION) from None
+        return content
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        try:
+            tensors: dict[str, Tensor] = safetensors.torch.load_file(self.path(name))
+        except safetensors.SafetensorError as error:
+            raise BundleError(
+                f"{self.path(name)} is no safetensors file", found=str(error), do=_ANOTHER_VERSION
+            ) from None
+        return tensors
+
+    def misfit(self, name: str, owner: str, why: object) -> BundleError:
+        return BundleError(
+            f"{name} of the bundle {self.directory} does not fit {owner}, which has changed since it was written",
+            found=str(why), do=_ANOTHER_VERSION,
+        )  # fmt: skip
+
+
+def _check_place(target: Path) -> None:
+    taken = target.exists() and not is_bundle(target)
+    if taken and not (target.is_dir() and not any(target.iterdir())):
+        raise BundleError(
+            f"{target} is taken by something that is no bundle, and is left as it is",
+            allowed="a path where there is nothing, an empty directory, or a bundle, which is replaced",
+            do="give another path, or remove what stands there",
+        )
+
+
+def _write_files(bundle: Bundle, directory: NewDirectory) -> None:
+    model = bundle.model
+    directory.write(_SCHEMA, _line(model.schema.to_json()))
+    directory.write(_STATISTICS, _line(model.statistics.to_json()))
+    directory.write(_SETTINGS, _line(model.settings.model_dump_json(indent=1)))
+    directory.write(_DENSE, _packed(model.state_dict()))
+    for part, table in sorted(model.tables.items()):
+        write_rows(table, directory, _row_file(part))
+    fitted = {
+        f"{action}/{name}": buffer
+        for action, calibrator in sorted(bundle.calibrators.items())
+        for name, buffer in calibrator.state_dict().items()
+    }
+    directory.write(_CALIBRATORS, _packed(fitted))
+    directory.write(
+        _METRICS, _json({name: _number(name, number) for name, number in bundle.metrics.items()}, "metrics")
+    )
+    directory.write(_PROVENANCE, _json({"versions": _versions(), **bundle.provenance}, "provenance"))
+
+
+def _read_model(files: _Files) -> Model:
+    path = files.manifest.model
+    cls = class_at(path, Model)  # type: ignore[type-abstract]
+    try:
+        schema = Schema.from_json(files.text(_SCHEMA))
+        statistics = NumericStatistics.from_json(files.text(_STATISTICS))
+        settings = cls.settings_class.model_validate_json(files.text(_SETTINGS))
+        # the seed only draws what is overwritten here, and the start of rows that nothing reads
+        model = cls(schema, statistics, settings, seed=0)
+    except BundleError:
+        raise
+    except (RankwellError, ValidationError, TypeError) as error:
+        raise files.misfit(_SETTINGS, path, error) from error
+    try:
+        model.load_state_dict(files.tensors(_DENSE))
+    except RuntimeError as error:
+        raise files.misfit(_DENSE, path, error) from None
+    expected = {_row_file(part) for part in model.tables}
+    found = {name for name in files.manifest.files if name.startswith("rows/")}
+    if found != expected:
+        raise files.misfit("rows/", path, f"{sorted(found)} for the tables {sorted(model.tables)}")
+    for part, table in model.tables.items():
+        read_rows(table, files.path(_row_file(part)))
+    return model.eval()
+
+
+def _read_calibrators(files: _Files) -> dict[str, Calibrator]:
+    fitted: dict[str, dict[str, Tensor]] = {action: {} for action in files.manifest.calibrators}
+    for key, buffer in files.tensors(_CALIBRATORS).items():
+        action, _, name = key.partition("/")
+        fitted.setdefault(action, {})[name] = buffer
+    if set(fitted) != set(files.manifest.calibrators):
+        raise files.misfit(_CALIBRATORS, "manifest.json", sorted(fitted))
+    calibrators = {}
+    for action, path in files.manifest.calibrators.items():
+        try:
+            cls = class_at(path, Calibrator)  # type: ignore[type-abstract]
+            calibrators[action] = cls.from_state(fitted[action]).eval()
+        except BundleError:
+            raise
+        except (RankwellError, TypeError) as error:
+            raise files.misfit(_CALIBRATORS, path, error) from error
+    return calibrators
+
+
+def _row_file(part: str) -> str:
+    return f"rows/{part}.arrow"
+
+
+def _packed(tensors: Mapping[str, Tensor]) -> bytes:
+    # safetensors refuses tensors that share memory; a tied weight is written once for each of its names
+    packed: bytes = safetensors.torch.save({name: t.detach().clone().contiguous() for name, t in tensors.items()})
+    return packed
+
+
+def _line(text: str) -> bytes:
+    return text.encode() + b"\n"
+
+
+def _json(content: Mapping[str, Any], what: str) -> bytes:
+    try:
+        return _line(json.dumps(content, indent=1, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise BundleError(
+            f"the {what} of a bundle cannot be written as JSON", found=str(error),
+            allowed="text, finite numbers, true, false, null, and lists and mappings of them",
+        ) from None  # fmt: skip
+
+
+def _number(name: str, number: float) -> float | str:
+    try:
+        number = float(number)
+    except (TypeError, ValueError):
+        raise BundleError(
+            f"metric {name!r} of the bundle is no number", found=number, allowed="a float, NaN where undefined"
+        ) from None
+    return number if math.isfinite(number) else str(number)  # JSON has no NaN: "nan", which float() reads back
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "rankwell": rankwell.__version__}
+    try:
+        requirements = importlib.metadata.requires("rankwell") or []
+    except importlib.metadata.PackageNotFoundError:  # run from its source, not installed
+        return versions
+    for requirement in requirements:
+        name = re.match(r"[A-Za-z0-9._-]+", requirement)
+        if name is not None and "extra ==" not in requirement:
+            versions[name[0]] = importlib.metadata.version(name[0])
+    return versions
