@@ -11,7 +11,7 @@ from typing import final
 import numpy as np
 from scipy.special import gammaln, xlogy
 
-from rankwell.evaluation.sample import Floats, Ints, Sample, Ties
+from rankwell.evaluation.sample import Floats, Ints, Sample, Ties, check_whole_number
 
 __all__ = ["Bins", "tie_bins"]
 
@@ -57,6 +57,7 @@ class Bins:
     @classmethod
     def of(cls, sample: Sample, ties: Ties, num_bins: int) -> Bins:
         """The bins of a sample over all rows, or within groups."""
+        num_bins = check_whole_number("num_bins", num_bins, at_least=1)
         bin_T = tie_bins(ties, sample.weights_C, num_bins)
         size = ties.num_groups * num_bins
         probability_T, weight_T = ties.first(sample.probabilities_C), ties.total(sample.weights_C)

@@ -56,15 +56,15 @@ def ece(probabilities_C: Column, labels_C: Column, weights_C: Column, *, num_bin
     Source: Naeini, Cooper and Hauskrecht, 2015, "Obtaining well calibrated probabilities using Bayesian binning";
     equal mass after Nguyen and O'Connor, 2015, "Posterior calibration and exploratory analysis".
     """
-    return ece_of(Sample.of(probabilities_C, labels_C, weights_C), num_bins)
+    sample = Sample.of(probabilities_C, labels_C, weights_C)
+    return ece_of(Bins.of(sample, sample.ties, num_bins))
 
 
-def ece_of(sample: Sample, num_bins: int = 15) -> float:
-    """`ece` of a sample."""
-    num_bins = check_whole_number("num_bins", num_bins, at_least=1)
-    if not len(sample):
+def ece_of(bins: Bins) -> float:
+    """`ece` of the bins of a sample."""
+    if not bins.count_B.any():
         return undefined("ECE", "no row has a positive weight")
-    return float(Bins.of(sample, sample.ties, num_bins).gap_B.sum() / sample.total_weight)
+    return float(bins.gap_B.sum() / bins.weight_B.sum())
 
 
 def debiased_ece(probabilities_C: Column, labels_C: Column, weights_C: Column, *, num_bins: int = 15) -> float:
@@ -91,16 +91,15 @@ def debiased_ece(probabilities_C: Column, labels_C: Column, weights_C: Column, *
 
     Source: after Kumar, Liang and Ma, 2019, "Verified uncertainty calibration", section 5 (there for squared error).
     """
-    return debiased_ece_of(Sample.of(probabilities_C, labels_C, weights_C), num_bins)
+    sample = Sample.of(probabilities_C, labels_C, weights_C)
+    return debiased_ece_of(Bins.of(sample, sample.ties, num_bins))
 
 
-def debiased_ece_of(sample: Sample, num_bins: int = 15) -> float:
-    """`debiased_ece` of a sample."""
-    num_bins = check_whole_number("num_bins", num_bins, at_least=1)
-    if not len(sample):
+def debiased_ece_of(bins: Bins) -> float:
+    """`debiased_ece` of the bins of a sample."""
+    if not bins.count_B.any():
         return undefined("debiased ECE", "no row has a positive weight")
-    bins = Bins.of(sample, sample.ties, num_bins)
-    return float((bins.gap_B - bins.expected_gap_B).sum() / sample.total_weight)
+    return float((bins.gap_B - bins.expected_gap_B).sum() / bins.weight_B.sum())
 
 
 @final
@@ -223,16 +222,15 @@ def reliability_curve(
     >>> curve.mean_observed, [round(high, 2) for high in curve.high]
     ((0.5, 1.0), [0.91, 1.0])
     """
-    return reliability_curve_of(Sample.of(probabilities_C, labels_C, weights_C), num_bins, level=level)
+    sample = Sample.of(probabilities_C, labels_C, weights_C)
+    return reliability_curve_of(Bins.of(sample, sample.ties, num_bins), level=level)
 
 
-def reliability_curve_of(sample: Sample, num_bins: int = 15, *, level: float = 0.95) -> ReliabilityCurve:
-    """`reliability_curve` of a sample."""
-    num_bins = check_whole_number("num_bins", num_bins, at_least=1)
-    if not len(sample):
+def reliability_curve_of(bins: Bins, *, level: float = 0.95) -> ReliabilityCurve:
+    """`reliability_curve` of the bins of a sample."""
+    if not bins.count_B.any():
         undefined("the reliability curve", "no row has a positive weight")
         return ReliabilityCurve((), (), (), (), (), (), (), (), level)
-    bins = Bins.of(sample, sample.ties, num_bins)
     is_used_B = bins.count_B > 0
     weight_B = bins.weight_B[is_used_B]
     observed_B = np.minimum(bins.observed_B[is_used_B] / weight_B, 1.0)

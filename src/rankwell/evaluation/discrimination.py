@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from rankwell.evaluation.sample import Column, Floats, Groups, Sample, Ties, clipped_inside, number_column, undefined
+from rankwell.evaluation.sample import Column, Floats, Sample, Ties, clipped_inside, number_column, undefined
 
 __all__ = [
     "auc",
@@ -54,7 +54,7 @@ def auc(probabilities_C: Column, labels_C: Column, weights_C: Column) -> float:
 
 def auc_of(sample: Sample) -> float:
     """`auc` of a sample."""
-    [area] = _areas(sample, sample.ties)
+    [area] = auc_by_group(sample, sample.ties)
     return float(area) if not math.isnan(area) else undefined("AUC", "it needs positives and negatives")
 
 
@@ -81,25 +81,21 @@ def gauc(probabilities_C: Column, labels_C: Column, weights_C: Column, *, reques
     Source: Zhu et al., 2017, "Optimized Cost per Click in Taobao Display Advertising", section 4.
     """
     sample = Sample.of(probabilities_C, labels_C, weights_C)
-    return gauc_of(sample, sample.groups("request_C", request_C))
+    return gauc_of(sample, Ties.within(sample.groups("request_C", request_C), sample.ranks_C))
 
 
-def gauc_of(sample: Sample, groups: Groups) -> float:
-    """`gauc` of a sample and its groups."""
-    area_G = auc_by_group(sample, groups)
-    weight_G = np.bincount(groups.index_C, sample.weights_C, minlength=len(groups))
+def gauc_of(sample: Sample, ties: Ties) -> float:
+    """`gauc` of a sample and its ties within the groups."""
+    area_G = auc_by_group(sample, ties)
+    weight_G = ties.by_group(ties.total(sample.weights_C))
     has_both_G = ~np.isnan(area_G)
     if not has_both_G.any():
         return undefined("GAUC", "no group holds both positives and negatives")
     return float(np.average(area_G[has_both_G], weights=weight_G[has_both_G]))
 
 
-def auc_by_group(sample: Sample, groups: Groups) -> Floats:
-    """The AUC within each group (G); NaN, without a warning, for a group of one class."""
-    return _areas(sample, Ties.within(groups, sample.ranks_C))
-
-
-def _areas(sample: Sample, ties: Ties) -> Floats:
+def auc_by_group(sample: Sample, ties: Ties) -> Floats:
+    """The AUC within each group (G) that the ties are within; NaN, without a warning, for a group of one class."""
     positive_T = _shares(ties, ties.total(sample.weights_C * sample.labels_C))
     negative_T = _shares(ties, ties.total(sample.weights_C * (1 - sample.labels_C)))
     area_G = ties.by_group(positive_T * (ties.below(negative_T) + negative_T / 2))

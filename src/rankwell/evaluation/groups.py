@@ -139,7 +139,6 @@ def segment_rows_of(
 ) -> list[SegmentRow]:
     """`by_segment` of a sample, its segments and its clusters, with further metrics already computed."""
     min_count = check_whole_number("min_count", min_count, at_least=1)
-    num_bins = check_whole_number("num_bins", num_bins, at_least=1)
     num_segments, place_C, weight_C = len(segments), segments.index_C, sample.weights_C
 
     def total(values_C: Floats) -> Floats:
@@ -150,8 +149,8 @@ def segment_rows_of(
     predicted_G, observed_G = total(weight_C * sample.probabilities_C), total(weight_C * sample.labels_C)
     loss_G = total(weight_C * row_log_losses(sample.probabilities_C, sample.labels_C))
     ratio_G, low_G, high_G = calibration_ratios_by_group(sample, segments, clusters, level=level)
-    area_G = auc_by_group(sample, segments)
-    bins = Bins.of(sample, Ties.within(segments, sample.ranks_C), num_bins)
+    ties = Ties.within(segments, sample.ranks_C)
+    area_G, bins = auc_by_group(sample, ties), Bins.of(sample, ties, num_bins)
     gap_G = bins.gap_B.reshape(num_segments, num_bins).sum(axis=1)
     chance_G = bins.expected_gap_B.reshape(num_segments, num_bins).sum(axis=1)
     rows = [

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import gammaln
 
-from rankwell.evaluation.sample import Column, Floats, Groups, Ints, Sample, Ties, check_whole_number, undefined
+from rankwell.evaluation.sample import Column, Floats, Ints, Sample, Ties, check_whole_number, undefined
 
 __all__ = ["mrr", "mrr_of", "ndcg_at_k", "ndcg_of"]
 
@@ -42,19 +42,21 @@ def ndcg_at_k(probabilities_C: Column, gains_C: Column, weights_C: Column, *, re
     2008, "Computing information retrieval performance measures efficiently in the presence of tied scores".
     """
     sample = Sample.with_gains(probabilities_C, gains_C, weights_C)
-    return ndcg_of(sample, sample.groups("request_C", request_C), k)
+    requests = sample.groups("request_C", request_C)
+    gain_ties = Ties.within(requests, Ties.of(sample.labels_C).ranks_C)
+    return ndcg_of(sample, Ties.within(requests, sample.ranks_C), gain_ties, k)
 
 
-def ndcg_of(sample: Sample, requests: Groups, k: int) -> float:
-    """`ndcg_at_k` of a sample and its requests."""
+def ndcg_of(sample: Sample, ties: Ties, gain_ties: Ties, k: int) -> float:
+    """`ndcg_at_k` of a sample, its ties within requests, and the same of its gains: the best order there is."""
     k = check_whole_number("k", k, at_least=1)
-    ideal_G = _discounted_gains(Ties.within(requests, Ties.of(sample.labels_C).ranks_C), sample.labels_C, k)
+    ideal_G = _discounted_gains(gain_ties, sample.labels_C, k)
     has_gain_G = ideal_G > 0
     if not has_gain_G.any():
         return undefined(f"nDCG@{k}", "no request has a gain above 0")
-    dcg_G = _discounted_gains(Ties.within(requests, sample.ranks_C), sample.labels_C, k)
+    dcg_G = _discounted_gains(ties, sample.labels_C, k)
     ratio_G = np.minimum(dcg_G[has_gain_G] / ideal_G[has_gain_G], 1.0)
-    return float(np.average(ratio_G, weights=_request_weights(sample, requests)[has_gain_G]))
+    return float(np.average(ratio_G, weights=_request_weights(sample, ties)[has_gain_G]))
 
 
 def mrr(probabilities_C: Column, labels_C: Column, weights_C: Column, *, request_C: Column, k: int) -> float:
@@ -82,13 +84,12 @@ def mrr(probabilities_C: Column, labels_C: Column, weights_C: Column, *, request
     Source: Voorhees, 1999, "The TREC-8 question answering track report".
     """
     sample = Sample.of(probabilities_C, labels_C, weights_C)
-    return mrr_of(sample, sample.groups("request_C", request_C), k)
+    return mrr_of(sample, Ties.within(sample.groups("request_C", request_C), sample.ranks_C), k)
 
 
-def mrr_of(sample: Sample, requests: Groups, k: int) -> float:
-    """`mrr` of a sample and its requests."""
+def mrr_of(sample: Sample, ties: Ties, k: int) -> float:
+    """`mrr` of a sample and its ties within requests."""
     k = check_whole_number("k", k, at_least=1)
-    ties = Ties.within(requests, sample.ranks_C)
     positives_T = ties.total(sample.labels_C)
     holds_T = np.flatnonzero(positives_T > 0)
     if not len(holds_T):
@@ -98,7 +99,7 @@ def mrr_of(sample: Sample, requests: Groups, k: int) -> float:
     best_T, group_G = holds_T[is_best_T], group_T[is_best_T]
     above_T, count_T = _above(ties)[best_T], ties.count_T[best_T]
     reciprocal_G = _expected_reciprocals(above_T, count_T, positives_T[best_T], k)
-    return float(np.average(reciprocal_G, weights=_request_weights(sample, requests)[group_G]))
+    return float(np.average(reciprocal_G, weights=_request_weights(sample, ties)[group_G]))
 
 
 def _above(ties: Ties) -> Ints:
@@ -137,6 +138,5 @@ def _log_choose(n: Floats | Ints, m: Floats) -> Floats:
     return chosen
 
 
-def _request_weights(sample: Sample, requests: Groups) -> Floats:
-    weight_G = np.bincount(requests.index_C, sample.weights_C, minlength=len(requests))
-    return weight_G / np.bincount(requests.index_C, minlength=len(requests))
+def _request_weights(sample: Sample, ties: Ties) -> Floats:
+    return ties.by_group(ties.total(sample.weights_C)) / ties.by_group(ties.count_T)
