@@ -188,16 +188,15 @@ class _Attribution:
             times_us_E[placed_E] - impression_us_E[placed_E] <= self._plan.windows_us[kinds_E[placed_E]]
         )
 
-        labels, label_E = np.unique(
-            np.stack([kinds_E[in_window_E], candidate_E[in_window_E]]), axis=1, return_inverse=True
-        )
-        self._kinds_J, self._candidate_J = labels
-        self._grades_J = np.zeros(labels.shape[1], np.int64)
-        np.maximum.at(self._grades_J, label_E.ravel(), grades_E[in_window_E])
+        label_E = kinds_E[in_window_E] * self._num_seen + candidate_E[in_window_E]
+        labels_J, label_E = np.unique(label_E, return_inverse=True)
+        self._kinds_J, self._candidate_J = np.divmod(labels_J, max(self._num_seen, 1))
+        self._grades_J = np.zeros(len(labels_J), np.int64)
+        np.maximum.at(self._grades_J, label_E, grades_E[in_window_E])
         return AttributionReport(
             **self._counts,
-            num_joined=labels.shape[1],
-            num_duplicates=int(in_window_E.sum()) - labels.shape[1],
+            num_joined=len(labels_J),
+            num_duplicates=int(in_window_E.sum()) - len(labels_J),
             num_late=int((placed_E & ~in_window_E).sum()),
             num_early=int((shown_E & ~placed_E).sum()),
             num_unshown=int(unshown_E.sum()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import fields
 from types import TracebackType
@@ -10,14 +10,13 @@ from typing import Any, Final, Literal, Self, final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rankwell.data.atomic_file import AtomicFile
 from rankwell.data.decode import decode
+from rankwell.data.input_columns import input_table, names_within, with_labels_to_come, written_column
 from rankwell.data.layout import Layout, LogLayout
-from rankwell.data.pseudonyms import PseudonymKey, pseudonymise
-from rankwell.data.string_ids import hash_strings, is_stringlike
+from rankwell.data.pseudonyms import PseudonymKey
 from rankwell.errors import LogError, PrivacyError
 from rankwell.schema import Schema
 from rankwell.types import Impression
@@ -129,7 +128,7 @@ class LogWriter:
         """
         if self._open is None:
             raise LogError(f"the log {self._path!r} isn't open", do="write inside `with LogWriter(...) as writer:`")
-        table = self._kept_columns(_as_table(data, self._path))
+        table = self._kept_columns(input_table(data, self._path))
         if len(table) == 0:
             return
         # The reader's own eyes: what it would refuse is not written.
@@ -143,7 +142,7 @@ class LogWriter:
 
     def _kept_columns(self, table: pa.Table) -> pa.Table:
         pii = {name.casefold() for name in self._schema.pii}
-        named = sorted({name for field in table.schema for name in _names(field) if name.casefold() in pii})
+        named = sorted({name for field in table.schema for name in names_within(field) if name.casefold() in pii})
         if named:
             raise PrivacyError(
                 f"columns declared as PII stand in the input of the log {self._path!r}",
@@ -161,7 +160,7 @@ class LogWriter:
         if repeated:
             raise LogError("columns of the input stand twice", found=repeated, allowed="distinct names")
         if self._fill_labels:
-            table = self._with_labels_to_come(table)
+            table = with_labels_to_come(table, self._layout)
         missing = [column.name for column in self._layout.columns if column.required]
         missing = [name for name in dict.fromkeys(missing) if name not in table.column_names]
         if missing:
@@ -180,43 +179,9 @@ class LogWriter:
                 allowed=self._arrow_schema.names,
             )
         return pa.table(
-            [self._converted(table[field.name], field) for field in self._arrow_schema], schema=self._arrow_schema
+            [written_column(table[f.name], f, self._layout, self._key) for f in self._arrow_schema],
+            schema=self._arrow_schema,
         )
-
-    def _with_labels_to_come(self, table: pa.Table) -> pa.Table:
-        shape = next(
-            (table[c.name] for c in self._layout.columns if c.side == "candidate" and c.name in table.column_names),
-            None,
-        )
-        for column in self._layout.columns:
-            if column.role == "label" and column.name not in table.column_names and shape is not None:
-                lengths = pc.list_value_length(shape) if column.depth else None
-                table = table.append_column(column.name, _nulls(len(table), lengths, column.written_as))
-        return table
-
-    def _converted(self, array: pa.ChunkedArray, field: pa.Field) -> pa.Array:
-        roles = {column.role for column in self._layout.columns if column.name == field.name}
-        takes_ids = any(column.takes_ids for column in self._layout.columns if column.name == field.name)
-        whole = array.combine_chunks()
-        if "member_id" in roles and self._key is None and is_stringlike(whole.type):
-            raise PrivacyError(
-                f"column {field.name!r} holds strings: raw member ids, not pseudonyms",
-                found=str(whole.type),
-                allowed="integers that pseudonymise() made",
-                do='pass the key and member_ids="raw"',
-            )
-        try:
-            if "member_id" in roles and self._key is not None:
-                whole = pseudonymise(whole, self._key)
-            whole = _map_leaves(whole, lambda leaves: _plain(leaves, hash_words=takes_ids))
-            return whole.cast(field.type)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-            allowed = next(column.allowed for column in self._layout.columns if column.name == field.name)
-            raise LogError(
-                f"column {field.name!r} can't be written as {field.type}",
-                found=f"{array.type}: {str(error).splitlines()[0]}",
-                allowed=allowed + (", or strings in the place of integers" if takes_ids else ""),
-            ) from None
 
     def _flush(self, *, last: bool) -> None:
         table = pa.concat_tables(self._held)
@@ -351,61 +316,3 @@ def _check_key(schema: Schema, key: PseudonymKey | None, member_ids: str) -> Non
             do='pass key=read_key(path) (make a key once with create_key), or member_ids="already_pseudonyms" if they '
             "are, or member_id=None in the schema",
         )
-
-
-def _as_table(data: Any, path: str) -> pa.Table:
-    try:
-        if isinstance(data, pa.Table):
-            return data
-        if isinstance(data, pa.RecordBatch):
-            return pa.Table.from_batches([data])
-        if isinstance(data, Mapping):
-            return pa.table(dict(data))
-        if hasattr(data, "__arrow_c_stream__"):
-            return pa.table(data)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
-        raise LogError(f"the input of the log {path!r} is no table", found=str(error)) from None
-    raise LogError(
-        f"the input of the log {path!r} is no table",
-        found=type(data).__name__,
-        allowed="an Arrow table or record batch, a table that speaks Arrow's C stream, a mapping of columns",
-    )
-
-
-def _names(field: pa.Field) -> Iterable[str]:
-    yield field.name
-    for i in range(field.type.num_fields):
-        yield from _names(field.type.field(i))
-
-
-def _is_list(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_))
-
-
-def _map_leaves(array: pa.Array, change: Callable[[pa.Array], pa.Array]) -> pa.Array:
-    """The same lists around changed values; null lists stay null, for the check to find."""
-    if not _is_list(array.type):
-        return change(array)
-    leaves = _map_leaves(array.flatten(), change)
-    if leaves.type == array.type.value_type:
-        return array
-    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
-    return pa.LargeListArray.from_arrays(offsets, leaves, mask=array.is_null() if array.null_count else None)
-
-
-def _plain(leaves: pa.Array, *, hash_words: bool) -> pa.Array:
-    if hash_words and is_stringlike(leaves.type):
-        return hash_strings(leaves)
-    if pa.types.is_dictionary(leaves.type):
-        leaves = leaves.cast(leaves.type.value_type)
-    if pa.types.is_timestamp(leaves.type):
-        return leaves.cast(pa.timestamp("us", leaves.type.tz), safe=False).cast(pa.int64())
-    return leaves
-
-
-def _nulls(num_rows: int, lengths: pa.ChunkedArray | None, type_: pa.DataType) -> pa.Array:
-    if lengths is None:
-        return pa.nulls(num_rows, type_)
-    offsets = np.concatenate([[0], np.cumsum(pc.fill_null(lengths, 0).to_numpy())])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.nulls(int(offsets[-1]), type_.value_type))
