@@ -101,7 +101,8 @@ def test_decay_at_update_and_refresh_is_one_factor_a_step(kind: type[RowOptimize
     rule = kind(learning_rate=0.1, decay=0.5)
     rows, state = start(rule)
     expected = rows * 0.95**7
-    rule.refresh(rows, state, torch.full((6,), 3), 9, 0.1)  # six steps missed
+    missed = torch.full((6,), 6 * rule.log_shrink(0.1), dtype=torch.float64)  # six steps missed
+    rule.refresh(rows, state, missed)
     rule.update(rows, torch.zeros_like(rows), state, 10, 0.1)
     assert torch.allclose(rows, expected, atol=1e-12)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -117,11 +119,9 @@ def test_a_batch_larger_than_the_scratch_set() -> None:
 def test_negative_ids_are_refused(training: bool) -> None:
     m = row_map()
     sightings = np.zeros(m.num_slots, dtype=np.uint8)
+    ask = partial(m.needed, step=0) if training else m.slots
     with pytest.raises(LogError, match=r"negative; found: -7; allowed: 0 … 2\^63 - 1"):
-        if training:
-            m.needed(np.array([3, -7]), bounds(2), np.array([0]), sightings, step=0)
-        else:
-            m.slots(np.array([3, -7]), bounds(2), np.array([0]), sightings)
+        ask(np.array([3, -7]), bounds(2), np.array([0]), sightings)
     assert m.needed(np.array([3]), bounds(1), np.array([0]), sightings, step=0).slots_U.tolist() == [5]
 
 

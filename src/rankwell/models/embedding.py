@@ -5,13 +5,13 @@ Letters: R requests · C candidates, flat · H history events, flat · U unique 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import embedding, embedding_bag
 
 from rankwell.data.statistics import NumericStatistics
 from rankwell.models.numeric_inputs import BucketIds
@@ -108,7 +108,8 @@ class IdColumns(nn.Module):
     def _ids(self, features: Features, name: str) -> Tensor:
         column = _side_columns(features, self._side[name])[name]
         assert isinstance(column, Tensor)
-        return self.buckets[name](column) if name in self.buckets else column
+        ids: Tensor = self.buckets[name](column) if name in self.buckets else column
+        return ids
 
 
 @final
@@ -155,13 +156,13 @@ class RowLookup(nn.Module):
 def _side_by_side(index_n: Tensor, rows_UW: Tensor, num_entries: int, num_columns: int) -> Tensor:
     if num_columns == 0:
         return torch.zeros(num_entries, 0)
-    return F.embedding(index_n.view(num_columns, num_entries).t(), rows_UW).flatten(1)
+    return embedding(index_n.view(num_columns, num_entries).t(), rows_UW).flatten(1)
 
 
 def _means(index_n: Tensor, rows_UW: Tensor, offsets: Tensor) -> Tensor:
     if len(index_n) == 0:
         return torch.zeros(len(offsets) - 1, rows_UW.shape[1])
-    return F.embedding_bag(index_n, rows_UW, offsets, mode="mean", include_last_offset=True)
+    return embedding_bag(index_n, rows_UW, offsets, mode="mean", include_last_offset=True)
 
 
 def _side_columns(features: Features, on: str) -> Mapping[str, Column]:

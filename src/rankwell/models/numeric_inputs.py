@@ -36,15 +36,15 @@ class _ColumnInputs(nn.Module, abc.ABC):
 
 @final
 class _Affine(_ColumnInputs):
+    mean: Tensor
+    inverse_sd: Tensor
+
     def __init__(self, mean: float, sd: float, *, log: bool) -> None:
         super().__init__()
         self.width = 1
         self._log = log
-        self._register(mean, sd if sd > 0 else 1.0)
-
-    def _register(self, mean: float, sd: float) -> None:
         self.register_buffer("mean", torch.tensor(mean))
-        self.register_buffer("inverse_sd", torch.tensor(1.0 / sd))
+        self.register_buffer("inverse_sd", torch.tensor(1.0 / sd if sd > 0 else 1.0))
 
     def forward(self, column: Tensor) -> Tensor:
         raw = torch.sign(column) * torch.log1p(column.abs()) if self._log else column

@@ -93,7 +93,7 @@ class WidePart(nn.Module):
     def forward(self, features: Features) -> Tensor:
         """The part's logits_CA, without a bias."""
         rows = self.rows(features)
-        wide_CA = rows.candidate_CW.unflatten(1, (-1, self._num_actions)).sum(1)
+        wide_CA: Tensor = rows.candidate_CW.unflatten(1, (-1, self._num_actions)).sum(1)
         numeric_CN = torch.cat(
             [self.on_candidate(features.candidates, features.num_candidates), self.distances(features)], dim=1
         )
@@ -146,7 +146,8 @@ class DeepPart(nn.Module):
             self.distances(features),
             request_RD[features.request_C] if request_RD.shape[1] else request_RD.new_zeros(features.num_candidates, 0),
         ]
-        return self.layers(torch.cat([part for part in parts if part.shape[1]], dim=1))  # type: ignore[no-any-return]
+        hidden_CD: Tensor = self.layers(torch.cat([part for part in parts if part.shape[1]], dim=1))
+        return hidden_CD
 
 
 @final
@@ -204,7 +205,8 @@ class Deep(Model):
 
     def head(self, encoded: Encoded) -> Tensor:
         """One linear layer."""
-        return self.last(encoded.candidate_CD)  # type: ignore[no-any-return]
+        logits_CA: Tensor = self.last(encoded.candidate_CD)
+        return logits_CA
 
 
 @final
@@ -240,5 +242,6 @@ class WideDeep(Model):
 
     def head(self, encoded: Encoded) -> Tensor:
         """One linear layer over the hidden layer, plus the wide part's sum."""
-        hidden_CD, wide_CA = encoded.candidate_CD.split([self.deep.width, len(self.schema.actions)], dim=1)
-        return self.last(hidden_CD) + wide_CA  # type: ignore[no-any-return]
+        hidden_CD, wide_CA = torch.split(encoded.candidate_CD, [self.deep.width, len(self.schema.actions)], dim=1)
+        logits_CA: Tensor = self.last(hidden_CD) + wide_CA
+        return logits_CA

@@ -81,9 +81,14 @@ class _IdColumn(Declaration):
         """The table whose rows this column reads: the declared one, or its own."""
         return self.table or self.name
 
+    @property
+    def is_sized(self) -> bool:
+        """Whether it gives its table a size."""
+        return self.num_ids is not None or self.num_rows is not None
+
     def own_table(self) -> TableSpec:
         """The table this column implies where the schema declares none of that name."""
-        if self.num_ids is None and self.num_rows is None:
+        if not self.is_sized:
             return TableSpec(name=self.table_name, num_rows=DEFAULT_NUM_ROWS)
         return TableSpec(name=self.table_name, num_ids=self.num_ids, num_rows=self.num_rows)
 

@@ -150,19 +150,19 @@ class Schema(Declaration):
     def table_specs(self) -> dict[str, TableSpec]:
         """Every table by name: declared ones, and those that features imply (quantile buckets and crosses included).
 
-        The table of a bucketed numeric has a row a bucket. Features sharing an undeclared table must agree on its size.
+        The table of a bucketed numeric has a row a bucket. A table is sized once, in `tables` or by one feature.
         """
         specs = {table.name: table for table in self.tables}
-        declared = set(specs)
-        for column in self._id_columns():
+        columns = list(self._id_columns())
+        for column in columns:
             own = column.own_table()
-            known = specs.setdefault(own.name, own)
-            sized = column.num_ids is not None or column.num_rows is not None
-            if known != own and (sized or own.name not in declared):
+            if column.is_sized and specs.setdefault(own.name, own) != own:
                 raise ValueError(
                     f"feature {column.name!r} gives table {own.name!r} another size than was declared: "
-                    f"{own.size} and {known.size}; size a shared table once, in `tables`"
+                    f"{own.size} and {specs[own.name].size}; size a shared table once"
                 )
+        for column in columns:
+            specs.setdefault(column.table_name, column.own_table())
         for feature in self.visible_features:
             if isinstance(feature, Numeric) and isinstance(feature.transform, Quantiles):
                 specs[feature.name] = TableSpec(name=feature.name, num_ids=feature.transform.num_buckets)

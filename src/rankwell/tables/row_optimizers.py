@@ -9,6 +9,7 @@ that were not lent can't move, because the rule never sees them.
 from __future__ import annotations
 
 import abc
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -57,19 +58,22 @@ class RowOptimizer(abc.ABC):
             learning_rate: η in force.
         """
 
-    def refresh(self, rows_UW: Tensor, state_US: Tensor, last_step_U: Tensor, step: int, learning_rate: float) -> None:
-        """Bring rows up to date for the steps they missed: w ← w · (1 - η λ)^(step - last_step), in place.
+    def log_shrink(self, learning_rate: float) -> float:
+        """ln(1 - η λ), what one step of decay adds to the logarithm of a row."""
+        return math.log1p(-learning_rate * self.decay)
+
+    def refresh(self, rows_UW: Tensor, state_US: Tensor, owed_U: Tensor) -> None:
+        """Bring rows up to date for the steps they missed: w ← w · e^owed, in place.
+
+        The steps are remembered as one running sum of ln(1 - η λ), so a learning rate that changed in between costs
+        nothing and is exact.
 
         Args:
             rows_UW: The rows about to be lent.
             state_US: Their state.
-            last_step_U: int64, the step up to which each row has paid its decay.
-            step: The number of updates done so far.
-            learning_rate: η in force; where η was changed in between, the present one is charged for all missed steps.
+            owed_U: float64 ≤ 0, the sum of `log_shrink` over the steps that each row missed.
         """
-        if self.decay:
-            missed_U1 = (step - last_step_U).unsqueeze(1).to(rows_UW.dtype)
-            rows_UW.mul_(torch.pow(1.0 - learning_rate * self.decay, missed_U1))
+        rows_UW.mul_(owed_U.exp().unsqueeze(1).to(rows_UW.dtype))
 
 
 @final

@@ -97,7 +97,8 @@ class Table:
         self._rule: RowOptimizer | None = None
         self._learning_rate = 0.0
         self._state = torch.zeros(0, 0)
-        self._last_step = torch.zeros(0, dtype=torch.int64)
+        self._log_shrink = 0.0
+        self._paid = torch.zeros(0, dtype=torch.float64)
         self._step = 0
         self._loans: list[Loan] = []
 
@@ -113,7 +114,6 @@ class Table:
 
     @learning_rate.setter
     def learning_rate(self, learning_rate: float) -> None:
-        self._settle_decay()
         self._learning_rate = learning_rate
 
     @property
@@ -129,14 +129,15 @@ class Table:
     @property
     def num_bytes(self) -> int:
         """Bytes of rows, state and sightings."""
-        state = self._state.nbytes + self._last_step.nbytes
+        state = self._state.nbytes + self._paid.nbytes
         return self.rows.nbytes + self._sightings.nbytes + state
 
     def train_with(self, rule: RowOptimizer) -> None:
         """Give the table the rule that moves its rows; the rule's state starts at 0."""
         self._rule, self._learning_rate = rule, rule.learning_rate
         self._state = torch.zeros(self.num_rows, rule.state_width(self.width))
-        self._last_step = torch.zeros(self.num_rows if rule.decay else 0, dtype=torch.int64)
+        self._paid = torch.zeros(self.num_rows if rule.decay else 0, dtype=torch.float64)
+        self._log_shrink = 0.0
         self._step = 0
 
     def checkout(self, columns: Sequence[IdColumn]) -> Loan:
@@ -159,7 +160,7 @@ class Table:
         slots_U = torch.from_numpy(needed.slots_U)
         rows_UW = self.rows.index_select(0, slots_U)
         if self._rule.decay:
-            self._rule.refresh(rows_UW, self._state[:0], self._last_step[slots_U], self._step, self._learning_rate)
+            self._rule.refresh(rows_UW, self._state[:0], self._log_shrink - self._paid[slots_U])
         loan = Loan(rows_UW.requires_grad_(), torch.from_numpy(needed.index_n), slots_U)
         self._loans.append(loan)
         return loan
@@ -183,18 +184,21 @@ class Table:
         """
         loans = [loan for loan in self._loans if loan.rows_UW.grad is not None]
         self._loans.clear()
+        rule = self._rule
+        if rule is None:
+            return
         self._step += 1
+        if rule.decay:
+            self._log_shrink += rule.log_shrink(self._learning_rate)
         if not loans:
             return
-        rule = self._rule
-        assert rule is not None
         slots_U, grads_UW, rows_UW = _united(loans)
         state_US = self._state.index_select(0, slots_U)
         rule.update(rows_UW, grads_UW, state_US, self._step, self._learning_rate)
         self.rows.index_copy_(0, slots_U, rows_UW)
         self._state.index_copy_(0, slots_U, state_US)
         if rule.decay:
-            self._last_step[slots_U] = self._step
+            self._paid[slots_U] = self._log_shrink
 
     def abandon(self) -> None:
         """Forget what is lent, moving no row."""
@@ -206,9 +210,9 @@ class Table:
             "rows": self.rows,
             "sightings": torch.from_numpy(self._sightings),
             "state": self._state,
-            "last_step": self._last_step,
+            "paid": self._paid,
             "step": torch.tensor([self._step]),
-            "learning_rate": torch.tensor([self._learning_rate], dtype=torch.float64),
+            "rates": torch.tensor([self._learning_rate, self._log_shrink], dtype=torch.float64),
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -224,10 +228,10 @@ class Table:
                     f"{name} of the tables {[spec.name for spec in self.specs]} has another shape",
                     found=tuple(state[name].shape), allowed=tuple(tensor.shape),
                 )  # fmt: skip
-        for name in ("rows", "sightings", "state", "last_step"):
+        for name in ("rows", "sightings", "state", "paid"):
             own[name].copy_(state[name])
         self._step = int(state["step"])
-        self._learning_rate = float(state["learning_rate"])
+        self._learning_rate, self._log_shrink = state["rates"].tolist()
 
     def seen_rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """What a bundle keeps: slots, sightings and rows of all rows that serving can read, decay paid.
@@ -268,14 +272,14 @@ class Table:
     def _settle_decay(self) -> None:
         # rows that were not lent owe the decay of the steps they missed; it must be paid before anyone reads the slab
         rule = self._rule
-        if rule is None or not rule.decay or self._step == 0:
+        if rule is None or not rule.decay:
             return
-        owing = torch.nonzero(self._last_step < self._step).squeeze(1)
+        owing = torch.nonzero(self._paid != self._log_shrink).squeeze(1)
         if len(owing):
             rows = self.rows[owing]
-            rule.refresh(rows, self._state[:0], self._last_step[owing], self._step, self._learning_rate)
+            rule.refresh(rows, self._state[:0], self._log_shrink - self._paid[owing])
             self.rows[owing] = rows
-            self._last_step[owing] = self._step
+            self._paid[owing] = self._log_shrink
 
 
 def _united(loans: list[Loan]) -> tuple[Tensor, Tensor, Tensor]:

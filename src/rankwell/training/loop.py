@@ -22,6 +22,7 @@ from rankwell.training.history import EpochRecord, TrainingHistory
 from rankwell.training.objectives import Objective
 from rankwell.training.optimizers import OptimizerPlan, Optimizers
 from rankwell.training.predictions import predict
+from rankwell.types import Batch
 
 __all__ = ["LoopSettings", "StepReport", "fit"]
 
@@ -38,6 +39,8 @@ class LoopSettings:
         patience: Stop after so many epochs in a row without a better `monitor` on tune.
         monitor: "log_loss" (lower is better) or "auc", of the first action on tune.
         drop_factor: Learning rates are multiplied by this after each epoch without a better `monitor`.
+        anneal_to: If not 1, learning rates fall linearly, step by step, to this share of themselves at the end of
+            `max_epochs`.
         checkpoint_every_s: Seconds between checkpoints, when `fit` is given a folder.
         checkpoint_every_steps: Steps between checkpoints, besides.
         matmul_precision: torch's float32 matmul precision while training. "medium" lets oneDNN multiply: on
@@ -49,6 +52,7 @@ class LoopSettings:
     patience: int = 2
     monitor: Literal["log_loss", "auc"] = "log_loss"
     drop_factor: float = 0.1
+    anneal_to: float = 1.0
     checkpoint_every_s: float = 300.0
     checkpoint_every_steps: int | None = None
     matmul_precision: MatmulPrecision = "medium"
@@ -58,20 +62,23 @@ class LoopSettings:
             raise TrainingError("max_epochs and patience start at 1", found=(self.max_epochs, self.patience))
         if not 0 < self.drop_factor <= 1:
             raise TrainingError("drop_factor is out of range", found=self.drop_factor, allowed="(0, 1]")
+        if not 0 < self.anneal_to <= 1:
+            raise TrainingError("anneal_to is out of range", found=self.anneal_to, allowed="(0, 1]")
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What a progress display is told after each step; `num_candidates` counts this epoch's, `total` when known."""
+    """What a progress display is told after each step; the counts are of this epoch, the loss is its mean so far."""
 
     epoch: int
+    num_requests: int
     num_candidates: int
-    total: int | None
+    num_requests_total: int
     loss: float
 
 
-_CountedSeed: Final = 0x9E3779B97F4A7C15
+_COUNTED_SEED: Final = 0x9E3779B97F4A7C15
 
 
 def fit(
@@ -133,6 +140,8 @@ class _Training:
         self.epochs: list[EpochRecord] = []
         self.best: dict[str, Tensor] = {}
         self.best_epoch, self.best_value, self.num_worse = -1, math.inf, 0
+        self.drop = 1.0
+        self.saved_at, self.saved_step = time.monotonic(), 0
         self.running = _Running()
 
     def run(self) -> TrainingHistory:
@@ -152,42 +161,47 @@ class _Training:
     def _train_epoch(self, epoch: int, start: Position | None) -> None:
         self.model.train()
         running = self.running
-        saved_at, saved_step = time.monotonic(), self.step
-        total = self.train.num_candidates
+        num_requests = self.train.num_requests_total
         asked = time.perf_counter()
         for position, batch in self.train.epoch(epoch, start=start):
-            if self._is_due(saved_at, saved_step):
-                # before this batch is trained on, so that `position` is where to go on
-                self._save(position)
-                saved_at, saved_step = time.monotonic(), self.step
             got = time.perf_counter()
-            if self.draws:
-                torch.manual_seed((self.seed * _CountedSeed + self.step) % 2**63)
-            encoded = self.model.encode(batch.features)
-            loss, count = self.objective(encoded, self.model.head(encoded), batch)
-            weight = float(count)
-            if weight > 0:
-                mean = loss / count
-                value = float(mean)
-                if not math.isfinite(value):
-                    raise TrainingError(
-                        f"the loss is {value} in epoch {epoch}, step {self.step}",
-                        do="lower the learning rates, or look for outliers among the numeric columns",
-                    )
-                mean.backward()  # type: ignore[no-untyped-call]
-                self.optimizers.step()
-                running.loss += value * weight
-                running.weight += weight
-            else:
-                self.optimizers.abandon()
-            self.step += 1
+            if self.settings.anneal_to < 1:
+                done = (epoch + running.num_requests / num_requests) / self.settings.max_epochs
+                self.optimizers.set_rate(self.drop * (1 - done * (1 - self.settings.anneal_to)))
+            running.add(*self._step(batch, epoch))
+            running.num_requests += batch.features.num_requests
             running.num_candidates += batch.features.num_candidates
             if self.on_step is not None:
-                self.on_step(StepReport(epoch, running.num_candidates, total, running.mean_loss))
-            done = time.perf_counter()
+                self.on_step(
+                    StepReport(epoch, running.num_requests, running.num_candidates, num_requests, running.mean_loss)
+                )
+            now = time.perf_counter()
             running.reading_s += got - asked
-            running.seconds += done - asked
-            asked = done
+            running.seconds += now - asked
+            if self._is_due():
+                self._save(position)
+            asked = time.perf_counter()
+
+    def _step(self, batch: Batch, epoch: int) -> tuple[float, float]:
+        if self.draws:
+            torch.manual_seed((self.seed * _COUNTED_SEED + self.step) % 2**63)
+        self.step += 1
+        encoded = self.model.encode(batch.features)
+        loss, count = self.objective(encoded, self.model.head(encoded), batch)
+        weight = float(count)
+        if weight == 0:
+            self.optimizers.abandon()
+            return 0.0, 0.0
+        mean = loss / count
+        value = float(mean.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value} in epoch {epoch}, step {self.step}",
+                do="lower the learning rates, or look for outliers among the numeric columns",
+            )
+        mean.backward()
+        self.optimizers.step()
+        return value * weight, weight
 
     def _end_epoch(self, epoch: int) -> None:
         started = time.perf_counter()
@@ -198,28 +212,37 @@ class _Training:
         running, self.running = self.running, _Running()
         self.epochs.append(
             EpochRecord(
-                epoch, running.mean_loss, tune_log_loss, tune_auc, self.optimizers.learning_rate, running.num_candidates,
-                running.seconds, running.reading_s, time.perf_counter() - started,
+                epoch=epoch,
+                train_loss=running.mean_loss,
+                tune_log_loss=tune_log_loss,
+                tune_auc=tune_auc,
+                learning_rate=self.optimizers.learning_rate,
+                num_candidates=running.num_candidates,
+                seconds=running.seconds,
+                reading_s=running.reading_s,
+                tune_s=time.perf_counter() - started,
             )
-        )  # fmt: skip
+        )
         value = tune_log_loss if self.settings.monitor == "log_loss" else -tune_auc
         if value < self.best_value or not self.best:
             self.best_value, self.best_epoch, self.num_worse = value, epoch, 0
             self.best = _snapshot(self.model)
         else:
             self.num_worse += 1
-            self.optimizers.scale_learning_rates(self.settings.drop_factor)
+            self.drop *= self.settings.drop_factor
+            self.optimizers.set_rate(self.drop)
 
-    def _is_due(self, saved_at: float, saved_step: int) -> bool:
-        if self.checkpoints is None or self.step == saved_step:
+    def _is_due(self) -> bool:
+        if self.checkpoints is None:
             return False
         every = self.settings.checkpoint_every_steps
-        late = time.monotonic() - saved_at >= self.settings.checkpoint_every_s
-        return late or (every is not None and self.step - saved_step >= every)
+        late = time.monotonic() - self.saved_at >= self.settings.checkpoint_every_s
+        return late or (every is not None and self.step - self.saved_step >= every)
 
     def _save(self, position: Position) -> None:
         if self.checkpoints is None:
             return
+        self.saved_at, self.saved_step = time.monotonic(), self.step
         parts: dict[str, Mapping[str, Tensor]] = {
             "model": self.model.state_dict(),
             "objective": self.objective.state_dict(),
@@ -232,7 +255,7 @@ class _Training:
             "position": asdict(position),
             "step": self.step,
             "epochs": [asdict(record) for record in self.epochs],
-            "best": [self.best_epoch, self.best_value, self.num_worse],
+            "best": [self.best_epoch, self.best_value, self.num_worse, self.drop],
             "running": asdict(self.running),
         }
         self.checkpoints.save(Checkpoint(self.step, tensors, progress))
@@ -255,7 +278,8 @@ class _Training:
         progress: Mapping[str, Any] = checkpoint.progress
         self.step = progress["step"]
         self.epochs = [EpochRecord(**record) for record in progress["epochs"]]
-        self.best_epoch, self.best_value, self.num_worse = progress["best"]
+        self.best_epoch, self.best_value, self.num_worse, self.drop = progress["best"]
+        self.saved_step = self.step
         self.running = _Running(**progress["running"])
         return Position(**progress["position"])
 
@@ -266,9 +290,14 @@ class _Running:
 
     loss: float = 0.0
     weight: float = 0.0
+    num_requests: int = 0
     num_candidates: int = 0
     seconds: float = 0.0
     reading_s: float = 0.0
+
+    def add(self, loss: float, weight: float) -> None:
+        self.loss += loss
+        self.weight += weight
 
     @property
     def mean_loss(self) -> float:

@@ -53,9 +53,9 @@ class OptimizerPlan:
         default_rows: The rule of tables that `rows` doesn't name.
     """
 
-    dense: DenseAdamW = DenseAdamW()
+    dense: DenseAdamW = field(default_factory=DenseAdamW)
     rows: Mapping[str, RowOptimizer] = field(default_factory=dict)
-    default_rows: RowOptimizer = RowWiseAdaGrad()
+    default_rows: RowOptimizer = field(default_factory=RowWiseAdaGrad)
 
     def start(self, model: Model, objective: nn.Module) -> Optimizers:
         """Build all of them for a model and an objective's own parameters; the tables' states start at 0.
@@ -79,6 +79,7 @@ class Optimizers:
 
     def __init__(self, model: Model, dense: AdamW) -> None:
         self._tables, self._dense = model.tables, dense
+        self._dense_rates = [group["lr"] for group in dense.param_groups]
 
     def step(self) -> None:
         """Move dense parameters and the rows lent since the last step."""
@@ -98,12 +99,13 @@ class Optimizers:
         """η of the dense parameters."""
         return float(self._dense.param_groups[0]["lr"])
 
-    def scale_learning_rates(self, factor: float) -> None:
-        """Multiply all learning rates, dense and rows'."""
-        for group in self._dense.param_groups:
-            group["lr"] *= factor
+    def set_rate(self, factor: float) -> None:
+        """Set all learning rates, dense and rows', to `factor` times those of the plan."""
+        for group, rate in zip(self._dense.param_groups, self._dense_rates, strict=True):
+            group["lr"] = rate * factor
         for table in self._tables.values():
-            table.learning_rate *= factor
+            if table.rule is not None:
+                table.learning_rate = table.rule.learning_rate * factor
 
     def state(self) -> dict[str, Tensor]:
         """Dense optimizer state as flat names to tensors (tables keep theirs themselves)."""

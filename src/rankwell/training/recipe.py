@@ -6,9 +6,8 @@ import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, final
+from typing import final
 
-import torch
 from torch import Tensor
 
 from rankwell.calibration.calibrator import Calibrator
@@ -16,7 +15,7 @@ from rankwell.calibration.isotonic import fit_isotonic
 from rankwell.data.batches import Batches
 from rankwell.data.layout import Layout
 from rankwell.data.log import RequestLog, open_log
-from rankwell.data.split import Split
+from rankwell.data.split import PARTS, Part, Split
 from rankwell.data.statistics import NumericStatistics
 from rankwell.errors import RecipeError
 from rankwell.models.model import Model
@@ -25,10 +24,7 @@ from rankwell.training.loop import LoopSettings
 from rankwell.training.objectives import Objective, PointwiseObjective
 from rankwell.training.optimizers import OptimizerPlan
 
-__all__ = ["PARTS", "FitCalibrator", "LogPart", "Part", "Recipe", "read_recipe"]
-
-Part = Literal["train", "tune", "calibrate", "test"]
-PARTS: tuple[Part, ...] = ("train", "tune", "calibrate", "test")
+__all__ = ["FitCalibrator", "LogPart", "Published", "Recipe", "read_recipe"]
 
 FitCalibrator = Callable[[Tensor, Tensor, Tensor, Tensor], Calibrator]
 """(logits_C, labels_C, weights_C, segments_CS) -> Calibrator."""
@@ -51,6 +47,17 @@ class LogPart:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A number others have published on this data, to be printed beside ours, with its source."""
+
+    name: str
+    auc: float
+    log_loss: float
+    source: str
+
+
+@final
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What to train, on what, how, and how to make its logits probabilities.
@@ -68,6 +75,7 @@ class Recipe:
         label_smoothing: The ε the objective's loss was smoothed with; inverted before calibration.
         segments: Columns to report by.
         notes: Said beside every number, such as how the data differs from the published set.
+        published: Printed beside our numbers.
     """
 
     name: str
@@ -75,13 +83,14 @@ class Recipe:
     parts: Mapping[Part, LogPart]
     build: Callable[[NumericStatistics, int], Model]
     objective: Callable[[Schema], Objective] = PointwiseObjective
-    optimizers: OptimizerPlan = OptimizerPlan()
+    optimizers: OptimizerPlan = field(default_factory=OptimizerPlan)
     loop: LoopSettings = field(default_factory=LoopSettings)
     num_requests: int = 4096
     calibrate: FitCalibrator = fit_isotonic
     label_smoothing: float = 0.0
     segments: tuple[str, ...] = ()
     notes: str = ""
+    published: tuple[Published, ...] = ()
 
     def __post_init__(self) -> None:
         missing = [part for part in PARTS if part not in self.parts]
@@ -114,8 +123,3 @@ def read_recipe(path: Path) -> Recipe:
             f"{path} holds no recipe", found=type(recipe).__name__, allowed="a function recipe() -> Recipe"
         )
     return recipe
-
-
-def no_segments(num_candidates: int) -> Tensor:
-    """segments_CS with S = 0."""
-    return torch.zeros(num_candidates, 0, dtype=torch.int64)

@@ -1,0 +1,193 @@
+"""The verbs: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rankwell.app.pipeline import demonstrate
+from rankwell.app.progress import progress_of_simulation, progress_of_training
+from rankwell.app.run import EvaluatedRun, evaluate_run, report_run, train_runs
+from rankwell.errors import RankwellError, RequestError
+from rankwell.serving.bundle import read_bundle
+from rankwell.serving.ranker import Ranker
+from rankwell.simulation.settings import MarketplaceSettings
+from rankwell.simulation.simulate import simulate as simulate_log
+from rankwell.studies.segment_repair import study_segment_repair
+from rankwell.studies.study import StudyResult
+from rankwell.studies.wide_deep import study_wide_deep
+from rankwell.training.recipe import read_recipe
+
+__all__ = ["app", "main"]
+
+app: Final = typer.Typer(
+    name="rankwell",
+    help="Ranking models whose probabilities you can bid on.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+study: Final = typer.Typer(help="Repeatable experiments behind the claims.", no_args_is_help=True)
+app.add_typer(study, name="study")
+_console: Final = Console()
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file, flat names to numbers.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
+Data = Annotated[Path, typer.Option("--data", exists=True, file_okay=False, help="The folder of the recipe's logs.")]
+RecipeFile = Annotated[Path, typer.Argument(help="A Python file with a function recipe() -> Recipe.")]
+BundleFolder = Annotated[Path, typer.Argument(help="A bundle, as `rankwell train` writes it.")]
+
+
+def main() -> None:
+    """The command; our own errors are printed without a traceback and exit with 2."""
+    try:
+        app()
+    except RankwellError as error:
+        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the log, the bundle and the report.")] = Path("out/demo"),
+    requests: Annotated[int, typer.Option(min=1_000, help="Requests to simulate.")] = 40_000,
+    seed: Seed = 0,
+    json_file: Json = None,
+) -> None:
+    """Simulate a marketplace, train and calibrate three rankers, rank an example, and write report.html."""
+    started = time.perf_counter()
+    result = demonstrate(out, num_requests=requests, seed=seed, console=_console)
+    _write_json(json_file, result.numbers)
+    _console.print(f"[bold]{result.report}[/]   ({time.perf_counter() - started:.0f} s in all)")
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="A new folder: log/, truth/ and the members' key appear in it.")],
+    requests: Annotated[int, typer.Option(min=1, help="How many.")] = 40_000,
+    seed: Seed = 0,
+) -> None:
+    """Write a job marketplace's log and, apart from it, its truth."""
+    with progress_of_simulation(_console, requests) as progress:
+        paths = simulate_log(MarketplaceSettings(), seed, num_requests=requests, directory=out, progress=progress)
+    _console.print(f"log: {paths.log}\ntruth: {paths.truth}")
+
+
+@app.command()
+def train(
+    recipe_file: RecipeFile,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Where the bundle of the first seed goes.")] = Path("out/bundle"),
+    seed: Seed = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="So many seeds from --seed on; mean and sd are printed.")] = 1,
+    json_file: Json = None,
+) -> None:
+    """Train a recipe, calibrate it, evaluate it on test beside published numbers, and write the bundle."""
+    recipe = read_recipe(recipe_file)
+    with progress_of_training(_console, recipe.loop.max_epochs) as on_step:
+        runs = train_runs(recipe, data, seeds=range(seed, seed + seeds), out=out, on_step=on_step)
+    _print_run(runs)
+    _console.print(f"bundle: {out}")
+    _write_json(json_file, runs.numbers)
+
+
+@app.command()
+def evaluate(bundle: BundleFolder, recipe_file: RecipeFile, data: Data, json_file: Json = None) -> None:
+    """Evaluate a bundle on the recipe's test split."""
+    result = evaluate_run(read_bundle(bundle), read_recipe(recipe_file), data)
+    _print_run(result)
+    _write_json(json_file, result.numbers)
+
+
+@app.command()
+def rank(
+    bundle: BundleFolder,
+    request_file: Annotated[Path, typer.Argument(help="A request as JSON; - reads standard input.")],
+    length: Annotated[int | None, typer.Option(min=1, help="How many to rank; by default all.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the impressions to log here.")] = None,
+) -> None:
+    """Rank the candidates of one request, best first, with calibrated probabilities."""
+    text = sys.stdin.read() if str(request_file) == "-" else _text_of(request_file)
+    try:
+        request = json.loads(text)
+    except ValueError as error:
+        raise RequestError(f"{request_file} is not JSON", found=str(error), do="see docs/requests.md") from None
+    ranking = Ranker(bundle).rank(request, length=length)
+    table = Table("position", "item", "probability", title="best first")
+    for impression in ranking.impressions:
+        table.add_row(str(impression.position), str(impression.item_id), f"{impression.probability:.4f}")
+    _console.print(table)
+    if json_file is not None:
+        fields = ("request_id", "member_id", "time_us", "item_id", "position", "probability", "propensity")
+        rows = [{field: getattr(impression, field) for field in fields} for impression in ranking.impressions]
+        json_file.write_text(json.dumps(rows, indent=1))
+
+
+@app.command()
+def report(
+    bundle: BundleFolder,
+    recipe_file: RecipeFile,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("out/report.html"),
+) -> None:
+    """Write a self-contained HTML report of a bundle on the recipe's test split."""
+    _console.print(str(report_run(read_bundle(bundle), read_recipe(recipe_file), data, out)))
+
+
+@study.command("wide-deep")
+def wide_deep(
+    seeds: Annotated[int, typer.Option(min=2, help="Marketplaces, one a seed.")] = 5,
+    requests: Annotated[int, typer.Option(min=1_000, help="Requests in each log.")] = 40_000,
+    json_file: Json = None,
+) -> None:
+    """Wide & Deep against each of its halves, paired by seed."""
+    _print_study(study_wide_deep(seeds=range(seeds), num_requests=requests, say=_console.print), json_file)
+
+
+@study.command("segment-repair")
+def segment_repair(
+    seeds: Annotated[int, typer.Option(min=2, help="Marketplaces, one a seed.")] = 5,
+    requests: Annotated[int, typer.Option(min=1_000, help="Requests in each log.")] = 40_000,
+    json_file: Json = None,
+) -> None:
+    """Mend a miscalibrated group: the feature's transform against a per-segment Platt."""
+    _print_study(study_segment_repair(seeds=range(seeds), num_requests=requests, say=_console.print), json_file)
+
+
+def _print_run(run: EvaluatedRun) -> None:
+    for table in run.tables:
+        _console.print(table)
+    if run.notes:
+        _console.print(f"note: {run.notes}")
+
+
+def _print_study(result: StudyResult, json_file: Path | None) -> None:
+    for table in result.tables:
+        _console.print(table)
+    _console.print(result.finding)
+    _write_json(json_file, result.numbers)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise RequestError(
+            f"no request at {path}", found=str(error), do="name a JSON file, or - for standard input"
+        ) from None
+
+
+def _write_json(path: Path | None, numbers: Mapping[str, float]) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        known = {name: None if math.isnan(value) else value for name, value in numbers.items()}
+        path.write_text(json.dumps(known, indent=1))

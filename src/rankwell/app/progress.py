@@ -1,0 +1,61 @@
+"""Progress bars of long work: what is under way, how fast, with what loss, and how long it still takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rankwell.training.loop import StepReport
+
+__all__ = ["progress_of_simulation", "progress_of_training"]
+
+
+@contextmanager
+def progress_of_training(
+    console: Console, max_epochs: int, name: str = "train"
+) -> Iterator[Callable[[StepReport], None]]:
+    """A bar over the requests of an epoch; the yielded function is `fit`'s ``on_step``."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[rate]}  loss {task.fields[loss]:.4f}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, refresh_per_second=4) as progress:
+        task = progress.add_task(name, total=None, rate="", loss=float("nan"))
+
+        def on_step(report: StepReport) -> None:
+            if report.num_requests >= report.num_requests_total or _is_due(progress):
+                speed = progress.tasks[0].speed
+                a_request = report.num_candidates / report.num_requests
+                progress.update(
+                    task,
+                    description=f"{name}, epoch {report.epoch + 1} of at most {max_epochs}",
+                    total=report.num_requests_total,
+                    completed=report.num_requests,
+                    rate=f"{speed * a_request:,.0f} rows/s" if speed else "",
+                    loss=report.loss,
+                )
+
+        yield on_step
+
+
+@contextmanager
+def progress_of_simulation(console: Console, num_requests: int) -> Iterator[Callable[[int], None]]:
+    """A bar over the requests simulated."""
+    columns = (TextColumn("simulate"), BarColumn(), TextColumn("{task.completed:,.0f} requests"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("simulate", total=num_requests)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def _is_due(progress: Progress) -> bool:
+    # a bar that is told of every step costs more than the step; ten times a second is what an eye can use
+    now = progress.get_time()
+    if now - getattr(progress, "_told_at", -1.0) < 0.1:
+        return False
+    progress._told_at = now  # type: ignore[attr-defined]
+    return True

@@ -1,0 +1,207 @@
+"""Every model in `rankwell.models` keeps the contract of its kind; a new one is found without an edit."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+import rankwell.models
+from every_kind_log import EVERY_KIND, every_kind_table
+from rankwell.data.batches import Batches
+from rankwell.data.log import log_from_table
+from rankwell.data.split import WholeLog
+from rankwell.data.statistics import NumericStatistics, measure_numerics
+from rankwell.losses.pointwise import binary_cross_entropy
+from rankwell.models.model import Model
+from rankwell.models.wide_deep import Deep, Logistic, WideDeep
+from rankwell.training.objectives import PointwiseObjective
+from rankwell.training.optimizers import DenseAdamW, OptimizerPlan
+from rankwell.types import Batch, Column, Events, Ragged
+
+
+def discovered() -> list[type[Model]]:
+    for module in pkgutil.iter_modules(rankwell.models.__path__, "rankwell.models."):
+        importlib.import_module(module.name)
+    pending, found = list(Model.__subclasses__()), []
+    while pending:
+        kind = pending.pop()
+        pending.extend(kind.__subclasses__())
+        if not inspect.isabstract(kind) and kind.__module__.startswith("rankwell."):
+            found.append(kind)
+    return sorted(found, key=lambda kind: kind.__name__)
+
+
+MODELS = discovered()
+every_model = pytest.mark.parametrize("kind", MODELS)
+
+
+def batches(num_requests: int, seed: int = 0, **shape: int) -> list[Batch]:
+    log = log_from_table(every_kind_table(num_requests, seed, **shape), EVERY_KIND, layout="requests")
+    whole = Batches(log, WholeLog("train"), "train", num_requests=num_requests, seed=None)
+    return [batch for _, batch in whole.epoch(0)]
+
+
+@pytest.fixture(scope="module")
+def statistics() -> NumericStatistics:
+    return measure_numerics(batches(200, seed=9), EVERY_KIND)
+
+
+def trained(kind: type[Model], statistics: NumericStatistics, batch: Batch, num_steps: int) -> Model:
+    model = kind(EVERY_KIND, statistics, seed=0)  # type: ignore[call-arg]
+    objective = PointwiseObjective(EVERY_KIND)
+    plan = OptimizerPlan(dense=DenseAdamW(learning_rate=0.01))
+    optimizers = plan.start(model, objective)
+    model.train()
+    for _ in range(num_steps):
+        loss, count = objective(*_encoded_and_logits(model, batch), batch)
+        (loss / count).backward()
+        optimizers.step()
+    return model.eval()
+
+
+def _encoded_and_logits(model: Model, batch: Batch) -> tuple[object, Tensor]:
+    encoded = model.encode(batch.features)
+    return encoded, model.head(encoded)
+
+
+def test_discovery_finds_the_known_ones() -> None:
+    assert {Logistic, Deep, WideDeep} <= set(MODELS)
+
+
+@every_model
+def test_logits_have_one_column_an_action(kind: type[Model], statistics: NumericStatistics) -> None:
+    (batch,) = batches(7)
+    logits_CA = kind(EVERY_KIND, statistics, seed=0).eval()(batch.features)  # type: ignore[call-arg]
+    assert logits_CA.shape == (batch.features.num_candidates, 2)
+    assert logits_CA.dtype == torch.float32
+    assert logits_CA.isfinite().all()
+
+
+@every_model
+def test_gradient_reaches_every_parameter_and_every_table(kind: type[Model], statistics: NumericStatistics) -> None:
+    (batch,) = batches(64)
+    model = trained(kind, statistics, batch, 2).train()
+    logits_CA = model(batch.features)
+    logits_CA.sum().backward()
+    still = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not still
+    for part, table in model.tables.items():
+        before = table.rows.clone()
+        table.apply()
+        assert not torch.equal(before, table.rows), part
+
+
+@every_model
+def test_other_requests_change_nothing(kind: type[Model], statistics: NumericStatistics) -> None:
+    (batch,) = batches(20)
+    model = trained(kind, statistics, batch, 3)
+    together = model(batch.features)
+    log = log_from_table(every_kind_table(20, 0), EVERY_KIND, layout="requests")
+    alone = [
+        model(one.features) for _, one in Batches(log, WholeLog("train"), "train", num_requests=1, seed=None).epoch(0)
+    ]
+    assert len(alone) == 20
+    assert torch.allclose(torch.cat(alone), together, atol=1e-5)
+
+
+@every_model
+def test_requests_of_one_candidate_and_no_history(kind: type[Model], statistics: NumericStatistics) -> None:
+    (batch,) = batches(5, longest=1)
+    model = trained(kind, statistics, batch, 1)
+    empty = {
+        name: Events({field: values[:0] for field, values in events.columns.items()}, torch.zeros(6, dtype=torch.int64))
+        for name, events in batch.features.history.items()
+    }
+    logits_CA = model(dataclasses.replace(batch.features, history=empty))
+    assert logits_CA.shape == (5, 2)
+    assert logits_CA.isfinite().all()
+
+
+@every_model
+def test_unknown_ids_read_one_learned_row(kind: type[Model], statistics: NumericStatistics) -> None:
+    (batch,) = batches(30)
+    model = trained(kind, statistics, batch, 3)
+
+    def logits(member: int) -> Tensor:
+        context = dict(batch.features.context)
+        context["member"] = torch.full((30,), member)
+        return model(dataclasses.replace(batch.features, context=context))  # type: ignore[no-any-return]
+
+    seen = {int(i) for i in batch.features.context["member"]}  # type: ignore[union-attr]
+    table = next(iter(model.tables.values()))
+    unseen = [i for i in range(10**6, 10**6 + 3000) if i not in seen and _reads_default(table, i)][:2]
+    assert torch.equal(logits(unseen[0]), logits(unseen[1]))
+    assert not torch.equal(logits(unseen[0]), logits(min(seen)))
+
+
+def _reads_default(table: object, member: int) -> bool:
+    from rankwell.tables.table import IdColumn, Table
+
+    assert isinstance(table, Table)
+    slot = int(table.read([IdColumn("member", torch.tensor([member]))]).index_n)
+    return slot == int(table.read([IdColumn("member", torch.tensor([2**62 - 3]))]).index_n)
+
+
+@every_model
+def test_missing_values_are_as_declared(kind: type[Model], statistics: NumericStatistics) -> None:
+    (batch,) = batches(30)
+    model = trained(kind, statistics, batch, 2)
+    context, candidates = dict(batch.features.context), dict(batch.features.candidates)
+    context["years"] = torch.full((30,), torch.nan)
+    context["title"] = torch.full((30,), -1)
+    candidates["salary"] = torch.full((batch.features.num_candidates,), torch.nan)
+    assert model(dataclasses.replace(batch.features, context=context, candidates=candidates)).isfinite().all()
+
+
+@every_model
+def test_overfits_64_rows(kind: type[Model], statistics: NumericStatistics) -> None:
+    (batch,) = batches(64, seed=3, longest=1)
+    model = kind(EVERY_KIND, statistics, seed=0)  # type: ignore[call-arg]
+    optimizers = OptimizerPlan(dense=DenseAdamW(learning_rate=0.03)).start(model, PointwiseObjective(EVERY_KIND))
+    labels_C, request_C = batch.targets.labels_CA[:, 0], batch.features.request_C
+    for _ in range(400):
+        logits_CA = model(batch.features)
+        loss = binary_cross_entropy(logits_CA[:, 0], labels_C, request_C=request_C, weights_C=batch.targets.weights_C)
+        (loss / 64).backward()
+        optimizers.step()
+    assert loss.item() / 64 < 0.1
+
+
+@every_model
+def test_seeds_make_models(kind: type[Model], statistics: NumericStatistics) -> None:
+    (batch,) = batches(10)
+    one, same = (kind(EVERY_KIND, statistics, seed=5) for _ in range(2))  # type: ignore[call-arg]
+    assert torch.equal(one.eval()(batch.features), same.eval()(batch.features))
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), same.state_dict().values(), strict=True))
+
+
+@every_model
+def test_settings_travel_as_json(kind: type[Model], statistics: NumericStatistics) -> None:
+    model = kind(EVERY_KIND, statistics, seed=0)  # type: ignore[call-arg]
+    again = kind.settings_class.model_validate_json(model.settings.model_dump_json())
+    assert again == model.settings
+    assert isinstance(model.tables, Mapping)
+
+
+@every_model
+def test_permuting_candidates_permutes_logits(kind: type[Model], statistics: NumericStatistics) -> None:
+    (batch,) = batches(1, longest=6, seed=4)
+    model = trained(kind, statistics, batch, 2)
+    features = batch.features
+    order = torch.arange(features.num_candidates).flip(0)
+
+    def permuted(column: Column) -> Column:
+        if isinstance(column, Tensor):
+            return column[order]
+        lists = [column.values[column.offsets[i] : column.offsets[i + 1]] for i in order]
+        return Ragged(torch.cat(lists), torch.tensor([0, *torch.tensor([len(x) for x in lists]).cumsum(0).tolist()]))
+
+    turned = dataclasses.replace(features, candidates={n: permuted(c) for n, c in features.candidates.items()})
+    assert torch.allclose(model(turned), model(features)[order], atol=1e-6)
