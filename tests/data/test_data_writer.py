@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rankwell.data.log import open_log
 from rankwell.data.pseudonyms import PseudonymKey, pseudonymise
 from rankwell.data.string_ids import hash_strings
 from rankwell.data.writer import FORMAT_VERSION, LogWriter, impressions_table, write_log
@@ -533,3 +534,19 @@ def test_impressions_become_a_table_row_by_row() -> None:
     assert [Impression(**row) for row in table.to_pylist()] == shown
     assert [str(type_) for type_ in table.schema.types] == ["int64"] * 5 + ["double"] * 2
     assert impressions_table([]).schema == table.schema
+
+
+def test_what_was_written_is_read_back_as_tensors(tmp_path: Path) -> None:
+    path = str(tmp_path / "log.parquet")
+    write_log(full(), path, FULL, key=KEY, rows_per_group=1)
+    log = open_log(path, FULL, layout="requests")
+    with log.reader() as reader:
+        first, second = (reader.read(block).whole for block in log.blocks)
+    ann, bob = pseudonymise(pa.array(["ann", "bob"]), KEY).to_pylist()
+    assert first.audit.member_ids_R.tolist() + second.audit.member_ids_R.tolist() == [ann, bob]
+    assert first.audit.item_ids_C.tolist() == [word("cook"), -1]
+    assert first.targets.observed_CA.tolist() == [[True, True], [True, True]]
+    assert second.targets.observed_CA.tolist() == [[False, True]]
+    assert first.features.candidates["offer"].tolist() == [10.0, 20.0]
+    assert first.features.candidates["text"].tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert first.features.history["history"].columns["item"].tolist() == [word("x")]

@@ -6,6 +6,7 @@ Letters: R requests · H history events, flat · E events of the action log.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ from rankwell.types import MISSING_ID
 
 __all__ = ["history_from_actions"]
 
-_NOBODY = MISSING_ID - 1
+_NOBODY: Final = MISSING_ID - 1
 
 
 def history_from_actions(
