@@ -5,18 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, TypeVar, final
 
-import numpy as np
-
-from rankwell.data.blocks import Block, BlockReader, FileSource, TableSource, cut_at_requests, cut_rows
+from rankwell.data.blocks import Block, BlockReader, FileSource, TableSource
 from rankwell.data.chunk import Chunk
-from rankwell.data.decode import Keys, decode, decode_keys
+from rankwell.data.decode import decode
 from rankwell.data.files import FileCache, find_files, open_parquet
+from rankwell.data.footers import (
+    Footer,
+    blocks_of,
+    check_same_columns,
+    checked_types,
+    footer_of,
+    refuse_private,
+    refuse_requests_over_files,
+)
+from rankwell.data.keys import Keys, decode_keys
 from rankwell.data.layout import Layout, LogLayout
 from rankwell.data.memory import arrow_table, sorted_by_request, with_hashed_strings
-from rankwell.errors import LogError, PrivacyError
+from rankwell.errors import LogError
 from rankwell.schema.schema import Schema
 
 __all__ = ["LogReader", "RequestLog", "log_from_table", "open_log"]
@@ -207,13 +214,13 @@ def open_log(
     (2, 3)
     """
     whole = LogLayout.of(schema, layout)
-    opened: list[_OpenedFile] = []
+    opened: list[Footer] = []
     for url in find_files(paths):
         with open_parquet(url, cache) as file:
-            opened.append(_opened(url, file, whole, schema))
+            opened.append(footer_of(url, file, whole, schema))
     first = opened[0]
     for other in opened[1:]:
-        _check_same_columns(first, other)
+        check_same_columns(first, other)
     present = replace(whole, columns=tuple(column for column in whole.columns if column.name in first.types))
     sources: list[FileSource] = []
     first_row = 0
@@ -226,8 +233,12 @@ def open_log(
             allowed="at least one request",
         )
     blocks: list[Block] = []
+    edges: list[tuple[str, tuple[int, int] | None]] = []
     for index, one in enumerate(opened):
-        blocks.extend(_blocks_of(index, one, sources, present, cache))
+        found, ids = blocks_of(index, one, sources, present, cache)
+        blocks.extend(found)
+        edges.append((one.url, ids))
+    refuse_requests_over_files(edges)
     return RequestLog(schema, present, tuple(sources), tuple(blocks), cache)
 
 
@@ -257,9 +268,9 @@ def log_from_table(table: object, schema: Schema, *, layout: Layout = "flat") ->
     whole = LogLayout.of(schema, layout)
     arrow = arrow_table(table)
     name = "the table in memory"
-    _check_private(name, arrow.schema, schema)
+    refuse_private(name, arrow.schema, schema)
     arrow = with_hashed_strings(arrow, whole)
-    types = _checked_types(name, arrow.schema, whole)
+    types = checked_types(name, arrow.schema, whole)
     present = replace(whole, columns=tuple(column for column in whole.columns if column.name in types))
     arrow = arrow.select(list(types)).combine_chunks()
     if arrow.num_rows == 0:
@@ -267,165 +278,5 @@ def log_from_table(table: object, schema: Schema, *, layout: Layout = "flat") ->
     if layout == "flat" and schema.request_id is not None:
         arrow = sorted_by_request(arrow, schema.request_id)
     source = TableSource(arrow)
-    opened = _OpenedFile(name, types, (0, arrow.num_rows), (None,), (None,))
-    return RequestLog(schema, present, (source,), tuple(_blocks_of(0, opened, [source], present, None)))
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _OpenedFile:
-    """What a file's footer says: types by column, bounds of row groups, and for each its candidates and times."""
-
-    url: str
-    types: dict[str, Any]
-    bounds: tuple[int, ...]
-    candidates: tuple[int | None, ...]
-    times_us: tuple[tuple[int, int] | None, ...]
-
-
-def _opened(url: str, file: Any, layout: LogLayout, schema: Schema) -> _OpenedFile:
-    _check_private(url, file.schema_arrow, schema)
-    types = _checked_types(url, file.schema_arrow, layout)
-    metadata = file.metadata
-    leaf_of = {metadata.schema.column(i).path.split(".", 1)[0]: i for i in reversed(range(metadata.num_columns))}
-    counted = next((c for c in layout.columns if c.side == "candidate" and c.depth == 1 and c.name in types), None)
-    bounds, candidates, times_us = [0], [], []
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        bounds.append(bounds[-1] + row_group.num_rows)
-        if layout.kind == "flat":
-            candidates.append(row_group.num_rows)
-        else:
-            # A list column's number of values counts each list's entries (and 1 for an empty list, which is refused).
-            candidates.append(None if counted is None else row_group.column(leaf_of[counted.name]).num_values)
-        times_us.append(None if schema.time is None else _time_statistics(row_group, leaf_of[schema.time], types))
-    return _OpenedFile(url, types, tuple(bounds), tuple(candidates), tuple(times_us))
-
-
-def _time_statistics(row_group: Any, leaf: int, types: dict[str, Any]) -> tuple[int, int] | None:
-    statistics = row_group.column(leaf).statistics
-    if statistics is None or not statistics.has_min_max:
-        return None
-    if statistics.physical_type != "INT64":
-        return None
-    kind = statistics.logical_type.to_json() if statistics.logical_type is not None else ""
-    if "Timestamp" in kind:
-        per_us = {"nanoseconds": 1000, "microseconds": 1}
-        unit = next((unit for unit in (*per_us, "milliseconds") if unit in kind), None)
-        if unit == "milliseconds":
-            return int(statistics.min_raw) * 1000, int(statistics.max_raw) * 1000
-        return (
-            None if unit is None else (int(statistics.min_raw) // per_us[unit], int(statistics.max_raw) // per_us[unit])
-        )
-    return int(statistics.min_raw), int(statistics.max_raw)
-
-
-def _check_private(name: str, columns: Any, schema: Schema) -> None:
-    named = {column.casefold() for column in schema.pii}
-    found = [column for column in columns.names if column.casefold() in named]
-    if found:
-        raise PrivacyError(
-            f"file {name!r} holds columns that name a person",
-            found=found,
-            allowed="none of the columns that the schema declares as PII",
-            do="drop them where the log is written",
-        )
-
-
-def _checked_types(name: str, columns: Any, layout: LogLayout) -> dict[str, Any]:
-    types: dict[str, Any] = {}
-    for column in layout.columns:
-        index = columns.get_field_index(column.name)
-        if index < 0:
-            if columns.names.count(column.name) > 1:
-                raise LogError(f"column {column.name!r} stands twice in file {name!r}", do="drop one of them")
-            if column.required:
-                raise LogError(
-                    f"column {column.name!r} is in the schema ({column.role} {column.owner!r}) "
-                    f"but not in file {name!r}",
-                    found=columns.names,
-                    do=_missing_advice(column.role),
-                )
-            continue
-        found = columns.field(index).type
-        if not column.allows(found):
-            raise LogError(
-                f"column {column.name!r} ({column.role} {column.owner!r}) has a wrong type in file {name!r}",
-                found=str(found),
-                allowed=f"{column.allowed} (layout {layout.kind!r})",
-                do=_type_advice(found, column.takes_ids),
-            )
-        types[column.name] = found
-    return types
-
-
-def _missing_advice(role: str) -> str:
-    if role in ("request_id", "member_id", "time"):
-        return f"add the column, or declare {role}=None in the schema"
-    return "add the column, correct its name in the schema, or drop it from there"
-
-
-def _type_advice(found: Any, takes_ids: bool) -> str:
-    text = str(found)
-    if takes_ids and "string" in text:
-        return "write the log with rankwell's writer, which hashes strings to ids"
-    if takes_ids and ("double" in text or "float" in text):
-        return "write ids as integers with nulls: floats lose ids beyond 2^53"
-    return "cast the column, or open the log with the layout that it has"
-
-
-def _check_same_columns(first: _OpenedFile, other: _OpenedFile) -> None:
-    for name in (*first.types, *other.types):
-        mine, its = first.types.get(name), other.types.get(name)
-        if mine != its:
-            raise LogError(
-                f"column {name!r} differs between files {first.url!r} and {other.url!r}",
-                found=f"{mine or 'no such column'} and {its or 'no such column'}",
-                allowed="one type in all files of a log",
-                do="write the files anew with one type, or open them as separate logs",
-            )
-
-
-def _blocks_of(
-    index: int,
-    opened: _OpenedFile,
-    sources: Sequence[FileSource | TableSource],
-    layout: LogLayout,
-    cache: FileCache | None,
-) -> list[Block]:
-    if opened.bounds[-1] == 0:
-        return []
-    flat = layout.kind == "flat"
-    cuts = cut_rows(opened.bounds, opened.candidates)
-    requests_before: Sequence[int] = cuts
-    request_id = layout.of_role("request_id")
-    if flat and request_id is not None:
-        cuts, requests_before = cut_at_requests(cuts, _ids_in_parts(index, cuts, sources, request_id.name, cache))
-    bounds = np.asarray(opened.bounds)
-    blocks = []
-    for i, (start, stop) in enumerate(pairwise(cuts)):
-        if start == stop:
-            continue
-        group = int(np.searchsorted(bounds, start, side="right")) - 1
-        last = int(np.searchsorted(bounds, stop - 1, side="right")) - 1
-        ranges = [known for known in opened.times_us[group : last + 1] if known is not None]
-        times_us = None
-        if len(ranges) == last + 1 - group:
-            times_us = min(first for first, _ in ranges), max(after for _, after in ranges)
-        whole_group = (start, stop) == (opened.bounds[group], opened.bounds[group + 1])
-        num_candidates = stop - start if flat else opened.candidates[group] if whole_group else None
-        num_requests = requests_before[i + 1] - requests_before[i]
-        blocks.append(Block(index, start, stop, group, num_requests, num_candidates, times_us))
-    return blocks
-
-
-def _ids_in_parts(
-    index: int, cuts: Sequence[int], sources: Sequence[FileSource | TableSource], name: str, cache: FileCache | None
-) -> Iterator[Any]:
-    bounds = np.asarray(getattr(sources[index], "bounds", (0, cuts[-1])))
-    with BlockReader(sources, [name], cache) as reader:
-        for start, stop in pairwise(cuts):
-            group = int(np.searchsorted(bounds, start, side="right")) - 1
-            column = reader.read(Block(index, start, stop, group, 0, None, None)).column(name)
-            for chunk in column.chunks:
-                yield chunk.to_numpy(zero_copy_only=False)
+    opened = Footer(name, types, (0, arrow.num_rows), (None,), (None,))
+    return RequestLog(schema, present, (source,), tuple(blocks_of(0, opened, [source], present, None)[0]))
