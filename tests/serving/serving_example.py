@@ -17,7 +17,7 @@ from rankwell.serving.bundle import Bundle
 from rankwell.tables.row_optimizers import RowWiseAdaGrad
 from rankwell.types import Audit, Batch, Events, Features, Ragged, Targets
 
-NUM_JOBS = 300
+NUM_JOBS = 60
 
 SCHEMA = Schema(
     features=(
@@ -38,10 +38,16 @@ SCHEMA = Schema(
 STATISTICS = NumericStatistics(
     columns={
         "years": ColumnStatistics(
-            count=9, num_missing=0, mean=7.0, sd=1 / 3, log_mean=2.0, log_sd=0.5, quantiles=(1.0, 5.0, 9.0)
+            num_values=9, missing_rate=0.0, mean=7.0, sd=16 / 3, log_mean=2.0, log_sd=0.5, quantiles=(1.0, 5.0, 9.0)
         ),
         "pay": ColumnStatistics(
-            count=9, num_missing=1, mean=50.0, sd=9.0, log_mean=4.0, log_sd=0.5, quantiles=(0.0, 30.0, 50.0, 70.0, 90.0)
+            num_values=9,
+            missing_rate=0.1,
+            mean=50.0,
+            sd=9.0,
+            log_mean=4.0,
+            log_sd=0.5,
+            quantiles=(0.0, 30.0, 50.0, 70.0, 90.0),
         ),
     }
 )
@@ -54,7 +60,7 @@ def trained(model: Model) -> Model:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
     for table in model.tables.values():
-        table.train_with(RowWiseAdaGrad(learning_rate=0.3))
+        table.train_with(RowWiseAdaGrad(learning_rate=0.2))
     model.train()
     for step in range(4):
         logits_CA = model(batch(num_requests=9, seed=step).features)

@@ -111,6 +111,18 @@ def write_bundle(bundle: Bundle, path: str | Path) -> None:
     Raises:
         BundleError: The disk is full or refuses; the path is taken by something that is no bundle; a class of the
             bundle could not be found again; a metric or the provenance is nothing that JSON can say.
+
+    >>> import tempfile
+    >>> from rankwell.calibration.platt import Platt
+    >>> from rankwell.models.wide_deep import Logistic
+    >>> from rankwell.schema import Action, Categorical
+    >>> schema = Schema(features=(Categorical(name="job"),), actions=(Action(name="click"),), item="job")
+    >>> bundle = Bundle(model=Logistic(schema, NumericStatistics(), seed=0), calibrators={"click": Platt(1.0, -1.0)},
+    ...                 metrics={"test.click.log_loss": 0.25}, created_us=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_bundle(bundle, f"{folder}/bundle")
+    ...     read_bundle(f"{folder}/bundle").metrics
+    {'test.click.log_loss': 0.25}
     """
     target = Path(path).resolve()
     _check_place(target)

@@ -1,0 +1,218 @@
+"""A bundle into answers: one request in, its ranked list and the impressions to log out.
+
+Letters in names: R requests · C candidates, flat over the batch · K candidates of one request · A actions · S segment
+columns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rankwell.data.request import batch_from_request
+from rankwell.errors import RequestError, SchemaError
+from rankwell.losses.label_smoothing import undo_label_smoothing
+from rankwell.ranking.policies import Policy, greedy
+from rankwell.schema import Schema
+from rankwell.serving.bundle import Bundle, read_bundle
+from rankwell.tables.hashing import mix64
+from rankwell.types import Batch, Column, Features, Impression, Ragged, RankedList
+
+__all__ = ["Ranker", "Ranking"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The answer to a request.
+
+    Args:
+        ranked: Best first.
+        impressions: What the request log keeps if the list is shown as it stands: one an entry, positions from 1.
+    """
+
+    ranked: RankedList
+    impressions: tuple[Impression, ...]
+
+
+@final
+class Ranker:
+    """Ranks the candidates of a request by the calibrated probability of an action.
+
+    The way of a request: logits → label smoothing undone → calibrator → probability = utility → policy. Several threads
+    may ask at once.
+
+    Args:
+        bundle: A bundle, or the path of one. Its model is put into eval mode.
+        action: The action to rank for; by default the schema's first.
+        policy: Makes the list.
+        max_candidates: A request with more is refused.
+        seed: Of the policy's draws, together with the request's id.
+
+    Raises:
+        BundleError: The path holds no whole bundle.
+        SchemaError: The schema has no such action.
+
+    >>> from rankwell.calibration.platt import Platt
+    >>> from rankwell.data.statistics import NumericStatistics
+    >>> from rankwell.models.wide_deep import Logistic
+    >>> from rankwell.schema import Action, Categorical, Schema
+    >>> schema = Schema(features=(Categorical(name="job"),), actions=(Action(name="click"),), item="job")
+    >>> model = Logistic(schema, NumericStatistics(), seed=0)  # untrained: every logit is 0
+    >>> ranker = Ranker(Bundle(model=model, calibrators={"click": Platt(slope=1.0, offset=-1.0)}, created_us=0))
+    >>> request = {"request_id": 1, "member_id": 2, "time_us": 3, "candidates": {"job": [42, 41]}}
+    >>> ranking = ranker.rank(request, length=1)
+    >>> ranking.ranked.item_ids, ranking.ranked.probabilities
+    (tensor([41]), tensor([0.2689], dtype=torch.float64))
+    >>> ranking.impressions[0].position
+    1
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | str | Path,
+        *,
+        action: str | None = None,
+        policy: Policy = greedy,
+        max_candidates: int = 2_000,
+        seed: int = 0,
+    ) -> None:
+        self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
+        self.bundle.model.eval()
+        self._actions = tuple(action.name for action in self.schema.actions)
+        self._ranked_for = 0 if action is None else self.schema.action_index(action)
+        self._policy, self._max_candidates, self._seed = policy, max_candidates, seed
+
+    @property
+    def schema(self) -> Schema:
+        """What a request's columns mean."""
+        return self.bundle.schema
+
+    @property
+    def action(self) -> str:
+        """The action that it ranks for."""
+        return self._actions[self._ranked_for]
+
+    def rank(self, request: Mapping[str, Any], *, length: int | None = None) -> Ranking:
+        """The ranked list of a request, best first; ties by the model's logit, then by item id.
+
+        It is a function of the set of candidates: in another order they give the same list, bit for bit. A member or
+        an item that training never saw reads the learned default row.
+
+        Args:
+            request: Plain Python data, as `batch_from_request` takes it.
+            length: How many to rank; by default all candidates.
+
+        Raises:
+            RequestError: No candidates or too many, an item that stands twice, a length below 1, or a column that is
+                not as the schema says.
+            SchemaError: The schema doesn't say which column is the item.
+        """
+        if self.schema.item is None:
+            raise SchemaError("the schema names no item, so a list cannot say what it ranks", do="declare `item`")
+        batch = batch_from_request(request, self.schema)
+        num_candidates = batch.features.num_candidates
+        if not 1 <= num_candidates <= self._max_candidates:
+            raise RequestError(
+                "a request cannot be ranked with this number of candidates", found=num_candidates,
+                allowed=f"1 … {self._max_candidates:,}",
+                do="retrieve candidates before ranking" if num_candidates == 0 else
+                "let retrieval keep fewer, or raise max_candidates of the ranker",
+            )  # fmt: skip
+        item_ids_K, order_K = batch.audit.item_ids_C.sort()
+        _refuse_repeated(item_ids_K)
+        features = _reordered(batch.features, order_K)
+        logits_K = self._raw_logits(features)[:, self._ranked_for]
+        probabilities_K = self._calibrated(self._unsmoothed(logits_K), self._ranked_for)
+        request_id = int(batch.audit.request_ids_R[0])
+        ranked = self._policy(
+            item_ids_K,
+            probabilities_K,
+            logits_K=logits_K,  # the model's own: undoing label smoothing makes ties at its ends
+            probabilities_K=probabilities_K,
+            length=num_candidates if length is None else length,
+            seed=_request_seed(self._seed, request_id),
+        )
+        return Ranking(ranked, _impressions(batch, ranked))
+
+    def probabilities(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits and calibrated probabilities of whole requests, for every action.
+
+        Returns:
+            logits_CA, float64 log-odds with label smoothing undone; probabilities_CA, float64 in (0, 1). Columns in the
+            order of the schema's actions.
+        """
+        logits_CA = self._unsmoothed(self._raw_logits(batch.features))
+        columns = [self._calibrated(logits_CA[:, a], a) for a in range(len(self._actions))]
+        return logits_CA, torch.stack(columns, dim=1)
+
+    def _raw_logits(self, features: Features) -> Tensor:
+        # nothing made in inference mode leaves the ranker: a caller could neither change it nor fit on it
+        with torch.inference_mode():
+            logits_CA: Tensor = self.bundle.model(features)
+        return logits_CA
+
+    def _unsmoothed(self, logits: Tensor) -> Tensor:
+        return undo_label_smoothing(logits, self.bundle.label_smoothing)
+
+    def _calibrated(self, logits_C: Tensor, a: int) -> Tensor:
+        segments_CS = torch.empty(len(logits_C), 0, dtype=torch.int64)
+        probabilities_C: Tensor = self.bundle.calibrators[self._actions[a]](logits_C, segments_CS)
+        return probabilities_C
+
+
+def _refuse_repeated(sorted_ids_K: Tensor) -> None:
+    repeated_K = sorted_ids_K[1:] == sorted_ids_K[:-1]
+    if bool(repeated_K.any()):
+        raise RequestError(
+            "items stand twice among the candidates", found=sorted(set(sorted_ids_K[1:][repeated_K].tolist())),
+            allowed="each item once", do="drop the repeated candidates before ranking",
+        )  # fmt: skip
+
+
+def _reordered(features: Features, order_K: Tensor) -> Features:
+    # A matrix product's last bit depends on a row's place in the matrix. Candidates in one canonical order make the
+    # logits, and with them the list, a function of the set.
+    candidates = {name: _column_in_order(column, order_K) for name, column in features.candidates.items()}
+    return dataclasses.replace(features, candidates=candidates)
+
+
+def _column_in_order(column: Column, order_K: Tensor) -> Column:
+    if isinstance(column, Tensor):
+        return column[order_K]
+    lengths_K = column.lengths[order_K]
+    offsets = torch.zeros(len(order_K) + 1, dtype=torch.int64)
+    torch.cumsum(lengths_K, 0, out=offsets[1:])
+    shift_K = column.offsets[:-1][order_K] - offsets[:-1]
+    return Ragged(column.values[torch.arange(int(offsets[-1])) + shift_K.repeat_interleave(lengths_K)], offsets)
+
+
+def _request_seed(seed: int, request_id: int) -> int:
+    """The request's own seed, in 0 … 2^63 - 1: the same whenever it is asked."""
+    return int(mix64(np.uint64(seed % 2**64) ^ mix64(np.uint64(request_id % 2**64)))) >> 1
+
+
+def _impressions(batch: Batch, ranked: RankedList) -> tuple[Impression, ...]:
+    request_id, member_id = int(batch.audit.request_ids_R[0]), int(batch.audit.member_ids_R[0])
+    time_us = int(batch.audit.times_us_R[0])
+    entries = zip(
+        ranked.item_ids.tolist(), ranked.probabilities.tolist(), ranked.propensities.tolist(), strict=True
+    )  # fmt: skip
+    return tuple(
+        Impression(
+            request_id=request_id,
+            member_id=member_id,
+            time_us=time_us,
+            item_id=item_id,
+            position=position,
+            probability=probability,
+            propensity=propensity,
+        )
+        for position, (item_id, probability, propensity) in enumerate(entries, start=1)
+    )
