@@ -133,7 +133,7 @@ def write_bundle(bundle: Bundle, path: str | Path) -> None:
             _write_files(bundle, directory)
             manifest = Manifest(
                 library_version=rankwell.__version__,
-                created_us=bundle.created_us,
+                created_us=int(bundle.created_us),
                 model=classes[0],
                 calibrators=classes[1],
                 label_smoothing=bundle.label_smoothing,
