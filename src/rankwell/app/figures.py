@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from rankwell.app.drawing import AFTER, BEFORE, FAINT, INK, MODEL_COLOURS, MUTED, drawing, plain_axes, to_svg
@@ -66,10 +67,10 @@ def reliability_figure(before: ReliabilityCurve, after: ReliabilityCurve, *, act
         axes[1][0].set_ylim(0, tallest * 1.05)
         axes[0][0].set_ylabel(f"observed rate of {actions}")
         axes[1][0].set_ylabel("candidates", labelpad=22)
-        axes[0][0].annotate(
-            "predicted = observed", (high, high), xytext=(-4, -16), textcoords="offset points", color=MUTED,
-            ha="right", fontsize=7.5,
-        )  # fmt: skip
+        for at, side, words in (((0.03, 0.96), "left", "above the line: under-confident"),
+                                ((0.97, 0.04), "right", "below the line: over-confident")):  # fmt: skip
+            axes[0][0].text(*at, words, transform=axes[0][0].transAxes, color=MUTED, fontsize=8, ha=side,
+                            va="top" if side == "left" else "bottom")  # fmt: skip
         return to_svg(
             figure,
             name="reliability",
@@ -162,12 +163,12 @@ def segment_figure(
                     _draw_ratio(axes, earlier, place - 0.17, BEFORE, (low, high), is_filled=False)
                 _draw_ratio(axes, row, place + 0.17, AFTER, (low, high), is_filled=True)
             axes.set_ylim(len(rows) - 0.4, -0.6)
-            labels = [f"{called.get(row.segment, str(row.segment))}  ({count(row.num_candidates)})" for row in rows]
+            labels = [f"{called.get(row.segment, str(row.segment))} ({count(row.num_candidates)})" for row in rows]
             axes.set_yticks(range(len(rows)), labels)
             axes.tick_params(axis="y", length=0, labelcolor=INK)
             axes.set_xlim(low, high)
         last = panels[-1, 0]
-        last.set_xlabel("calibration ratio: predicted / observed  (left: under-confident, right: over-confident)")
+        last.set_xlabel("calibration ratio: predicted / observed (left: under-confident, right: over-confident)")
         _legend(panels[0, 0], [("before calibration", BEFORE, "o", "none"), ("after calibration", AFTER, "o", AFTER)])
         return to_svg(
             figure,
@@ -219,10 +220,10 @@ def training_figure(histories: Mapping[str, TrainingHistory]) -> Markup | None:
     if not trained:
         return None
     colours = {name: MODEL_COLOURS[place % len(MODEL_COLOURS)] for place, name in enumerate(histories)}
-    with drawing(3.2) as figure:
+    with drawing(3.5) as figure:
         losses, areas = figure.subplots(1, 2, gridspec_kw={"wspace": 0.08})
         longest = max(len(history.epochs) for history in trained.values())
-        for axes, title in ((losses, "Log loss (nats): lower is better"), (areas, "AUC on tune: higher is better")):
+        for axes, title in ((losses, "Log loss in nats: lower is better"), (areas, "AUC on tune: higher is better")):
             plain_axes(axes, grid="y")
             axes.set_title(title)
             axes.set_xlabel("epoch")
@@ -236,7 +237,7 @@ def training_figure(histories: Mapping[str, TrainingHistory]) -> Markup | None:
             style: dict[str, Any] = {"color": colours[name], "marker": ".", "markersize": 4.0, "linewidth": 1.5}
             losses.plot(epoch, train, color=colours[name], linewidth=0.9, linestyle=(0, (4, 2)), alpha=0.75)
             losses.plot(epoch, tune, **style)
-            areas.plot(epoch, area, label=name, **style)
+            areas.plot(epoch, area, **style)
             best = [record.epoch == history.best_epoch for record in history.epochs]
             dropped = [False, *(now.learning_rate < last.learning_rate for last, now in pairwise(history.epochs))]
             for axes, value in ((losses, tune), (areas, area)):
@@ -248,16 +249,16 @@ def training_figure(histories: Mapping[str, TrainingHistory]) -> Markup | None:
         if finite:
             margin = max((max(finite) - min(finite)) * 0.08, 1e-4)
             losses.set_ylim(min(finite) - margin, max(finite) + margin)
-        _legend(
-            losses,
-            [
-                ("tune", MUTED, ".-", MUTED),
-                ("train", MUTED, "--", MUTED),
-                ("best epoch, kept", MUTED, "o", "none"),
-                ("learning rate lowered", MUTED, "v", MUTED),
-            ],
+        handles = [Line2D([], [], color=colours[name], linewidth=2.5, label=name) for name in trained]
+        handles += [
+            Line2D([], [], color=MUTED, marker=".", linewidth=1.5, label="tune"),
+            Line2D([], [], color=MUTED, linestyle=(0, (4, 2)), linewidth=0.9, label="train"),
+            Line2D([], [], color=MUTED, marker="o", markerfacecolor="none", markersize=7, linewidth=0, label="kept"),
+            Line2D([], [], color=MUTED, marker="v", markersize=5, linewidth=0, label="learning rate lowered"),
+        ]
+        figure.legend(
+            handles=handles, loc="outside upper left", ncols=len(handles), columnspacing=1.4, handlelength=1.6
         )
-        areas.legend(loc="lower right")
         return to_svg(
             figure,
             name="training",
@@ -289,7 +290,7 @@ def stage_figure(stage_seconds: Mapping[str, float]) -> Markup | None:
         colours = [BEFORE if second == slowest else AFTER for second in seconds]
         axes.barh(range(len(names)), seconds, color=colours, height=0.62)
         for place, second in enumerate(seconds):
-            share = f"   {second / total:.0%}" if total > 0 else ""
+            share = f" · {second / total:.0%}".replace("%", " %") if second >= 0.005 * total > 0 else ""
             axes.annotate(
                 f"{duration(second)}{share}", (second, place), xytext=(5, 0), textcoords="offset points", va="center"
             )

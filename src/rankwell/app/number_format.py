@@ -52,16 +52,12 @@ def count(value: int | None) -> str:
 
 
 def money(micros: int | None) -> str:
-    """An amount in micros as whole units of its currency.
+    """An amount in micros as whole units of its currency, to four digits after the point.
 
-    >>> money(1_234_500), money(None)
-    ('1.2345', '–')
+    >>> money(1_234_567), money(None)
+    ('1.2346', '–')
     """
-    if micros is None:
-        return _NOT_ASKED
-    whole, rest = divmod(abs(micros), 1_000_000)
-    sign = "−" if micros < 0 else ""
-    return f"{sign}{whole:,}.{f'{rest:06d}'.rstrip('0').ljust(2, '0')}"
+    return number(None if micros is None else micros / 1_000_000, 4)
 
 
 def duration(seconds: float) -> str:

@@ -143,7 +143,6 @@ def render_report(data: ReportData) -> str:
         verdict=verdict_of(after, actions=data.actions),
         verdict_before=verdict_of(before, actions=data.actions),
         rows=comparison_rows(data.models),
-        histories=histories,
         reliability=reliability_figure(before.reliability, after.reliability, actions=data.actions),
         segments=segment_figure(before.segments, after.segments, names=data.segment_names),
         num_hidden={

@@ -82,7 +82,8 @@ def _ratio_sentence(evaluation: Evaluation, actions: str) -> str:
     inside = "which contains 1" if interval.contains(1.0) else "which does not contain 1"
     return (
         f"On the test split predicted {actions} are {number(ratio, 3)} of the observed "
-        f"({interval.level:.0%} interval {number(interval.low, 3)} to {number(interval.high, 3)}, {inside})."
+        f"({100 * interval.level:.0f}\u00a0% interval {number(interval.low, 3)} to {number(interval.high, 3)}, "
+        f"{inside})."
     )
 
 
@@ -92,5 +93,5 @@ def _ece_sentence(evaluation: Evaluation) -> str:
         return f"ECE is {UNDEFINED}."
     return (
         f"ECE is {number(evaluation.ece, 4)}; a perfectly calibrated model would show {number(null.mean, 4)} by chance "
-        f"alone, and up to {number(null.p95, 4)} in 95 % of test splits of this size."
+        f"alone, and up to {number(null.p95, 4)} in 95\u00a0% of test splits of this size."
     )
