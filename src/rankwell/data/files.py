@@ -169,7 +169,10 @@ def open_parquet(url: str, cache: FileCache | None = None) -> Any:
                 path, local = str(copy), True
         if (Path(path).stat().st_size if local else file_system.size(path)) == 0:
             raise LogError(f"file {url!r} is empty", found="0 bytes", allowed="a Parquet file", do=_WRITE_AGAIN)
-        return pq.ParquetFile(path) if local else pq.ParquetFile(file_system.open(path, "rb"), pre_buffer=True)
+        # Pages that were written with a checksum are held to it: a damaged page is an error, not other numbers.
+        if local:
+            return pq.ParquetFile(path, page_checksum_verification=True)
+        return pq.ParquetFile(file_system.open(path, "rb"), pre_buffer=True, page_checksum_verification=True)
     except FileNotFoundError as error:
         raise LogError(f"file {url!r} is not there", do="correct the path") from error
     except (pa.ArrowInvalid, OSError) as error:
