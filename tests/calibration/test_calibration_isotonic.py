@@ -176,13 +176,20 @@ def test_neighbouring_floats_as_knots() -> None:
     assert shares == pytest.approx([0.1, 0.9], rel=1e-12)
 
 
-def test_shares_a_rounding_apart() -> None:
+def test_the_mean_of_one_logit_is_that_logit() -> None:
     numbers = np.random.default_rng(4)
-    logits_C = torch.from_numpy(np.repeat(np.arange(400.0), 2))
-    weights_C = np.full(800, 1.0)
-    weights_C[1::2] += np.sort(numbers.random(400)) * 1e-13  # shares of label 1 that grow by less than an ulp
-    labels_C = torch.arange(800) % 2
-    calibrator = fit_isotonic(logits_C, labels_C, torch.from_numpy(weights_C), torch.zeros(800, 0))
+    for low, first, second in zip(numbers.normal(size=100), *numbers.gamma(2.0, 1.0, (2, 100)), strict=True):
+        logits_B = np.array([low, np.nextafter(low, np.inf)])  # (w z) / w often is a neighbour of z
+        blocks = pool_adjacent_violators(logits_B, np.array([0.0, 1.0]), np.array([first, second]))
+        assert np.array_equal(blocks.mean_logits_B, logits_B)
+
+
+def test_shares_a_rounding_apart_whose_log_odds_round_the_other_way() -> None:
+    positives_B, negatives_B = [1.8300691903320592, 5.490207570996177], [2.7032622788986567, 8.109786836695971]
+    logits_C, labels_C = torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.tensor([1, 1, 0, 0])
+    weights_C = torch.tensor([*positives_B, *negatives_B], dtype=torch.float64)
+    calibrator = fit_isotonic(logits_C, labels_C, weights_C, torch.zeros(4, 0))
+    assert len(calibrator.knot_logits_B) == 2
     assert (calibrator.knot_log_odds_B.diff() >= 0).all()
 
 
