@@ -72,7 +72,11 @@ def debiased_ece(probabilities_C: Column, labels_C: Column, weights_C: Column, *
 
     ``ECE − Σ_b W_b/W · E|p̄_b − ȳ_b|``, the expectation over labels drawn from the probabilities, in closed form
     (no seed). Its mean is 0 where the probabilities are true, so single values fall below 0 too; where they are far
-    off it subtracts a little more than chance adds, so it never flatters by more than the null's own mean.
+    off it takes off more than chance adds there, on average by no more than the null's own mean.
+
+    Chance depends on how many rows there are, not on their weight alone: a row of weight 2 is one event that counts
+    twice, with four times the variance, as after down-sampling. So here, unlike in other metrics, it is not the same
+    as the row given twice, which is two events.
 
     Args:
         probabilities_C: In [0, 1].

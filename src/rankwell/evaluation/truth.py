@@ -6,7 +6,7 @@ Letters: C candidates.
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import entr, kl_div
+from scipy.special import entr, kl_div, xlogy
 
 from rankwell.evaluation.discrimination import log_loss_of
 from rankwell.evaluation.sample import Column, Floats, Sample, clipped_inside, probability_column, undefined
@@ -17,6 +17,8 @@ __all__ = [
     "mean_absolute_error_to_truth",
     "realised_log_loss",
 ]
+
+_LEAST_DIVISOR = 1e-300  # 1 / p is infinite not far below; there the quotient's logarithm is taken apart
 
 
 def mean_absolute_error_to_truth(probabilities_C: Column, true_probabilities_C: Column, weights_C: Column) -> float:
@@ -62,7 +64,9 @@ def bayes_log_loss(true_probabilities_C: Column, weights_C: Column) -> float:
     >>> round(bayes_log_loss([.5, 1.0], [1, 1]), 6)  # ln 2 / 2
     0.346574
     """
-    sample, truth_C = _with_truth(true_probabilities_C, true_probabilities_C, weights_C)
+    truth_C = probability_column("true_probabilities_C", true_probabilities_C)
+    sample = Sample.of(truth_C, np.zeros(len(truth_C)), weights_C)
+    truth_C = sample.probabilities_C
     if not len(sample):
         return undefined("Bayes log loss", "no row has a positive weight")
     return sample.mean(entr(truth_C) - (1 - truth_C) * np.log1p(-clipped_inside(truth_C)))
@@ -87,7 +91,8 @@ def realised_log_loss(true_probabilities_C: Column, labels_C: Column, weights_C:
     >>> round(realised_log_loss([.5, .25], [1, 0], [1, 1]), 6)
     0.490415
     """
-    return log_loss_of(Sample.of(true_probabilities_C, labels_C, weights_C))
+    truth_C = probability_column("true_probabilities_C", true_probabilities_C)
+    return log_loss_of(Sample.of(truth_C, labels_C, weights_C))
 
 
 def excess_log_loss(probabilities_C: Column, true_probabilities_C: Column, weights_C: Column) -> float:
@@ -113,8 +118,11 @@ def excess_log_loss(probabilities_C: Column, true_probabilities_C: Column, weigh
     if not len(sample):
         return undefined("excess log loss", "no row has a positive weight")
     p_C = clipped_inside(sample.probabilities_C)
-    # kl_div adds p − q to each term: the sum is the same, and no term is below 0
-    return sample.mean(kl_div(truth_C, p_C) + kl_div(1 - truth_C, 1 - p_C))
+    # each term has p − q added: the sum is the same, and no term is below 0
+    of_positives_C = np.where(
+        p_C < _LEAST_DIVISOR, xlogy(truth_C, truth_C) - truth_C * np.log(p_C) - truth_C + p_C, kl_div(truth_C, p_C)
+    )
+    return sample.mean(of_positives_C + kl_div(1 - truth_C, 1 - p_C))
 
 
 def _with_truth(probabilities_C: Column, true_probabilities_C: Column, weights_C: Column) -> tuple[Sample, Floats]:
