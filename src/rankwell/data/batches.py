@@ -190,7 +190,7 @@ class Batches:
         buffers: list[list[tuple[Block, int]]] = []
         last = -1
         for selection, size_after, size in zip(selections, accumulate(sizes), sizes, strict=True):
-            index = int((size_after - size) / sum(sizes) * num_buffers)
+            index = int((size_after - size) / sum(sizes) * num_buffers + 1e-9)
             if index != last:
                 buffers.append([])
                 last = index

@@ -233,8 +233,7 @@ def _key(request: Mapping[str, Any], name: str) -> int | None:
 def _ids(values: Any, place: str, *, missing_allowed: bool) -> Ints:
     if len(values) == 0:
         return np.zeros(0, np.int64)
-    array = np.asarray(values)
-    missing = None
+    array = _array(values)
     if array.dtype == object:
         missing = np.array([value is None for value in values])
         if missing.any():
@@ -250,11 +249,18 @@ def _ids(values: Any, place: str, *, missing_allowed: bool) -> Ints:
     if array.dtype.kind == "U":
         if not all(isinstance(value, str) for value in values):  # NumPy writes the integers of a mixed list as strings
             _refuse_ids(values, place)
-        hashed: Ints = hash_strings(pa.array(values)).to_numpy()
+        hashed: Ints = hash_strings(pa.array(values)).to_numpy().copy()  # Arrow lends read-only memory
         return hashed
     if array.dtype.kind not in "iub" or (array.dtype == np.uint64 and array.max() > 2**63 - 1) or array.min() < 0:
         _refuse_ids(values, place)
     return array.astype(np.int64)
+
+
+def _array(values: Any) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError:  # lists of unequal length inside: an array of objects, which the caller refuses
+        return np.array([None, *values], dtype=object)[1:]
 
 
 _DECLARE_ROW: Final = "give an id, or declare missing='row'"
@@ -267,9 +273,9 @@ def _refuse_ids(values: Any, place: str) -> NoReturn:
 def _numbers(values: Any, place: str, *, missing_allowed: bool) -> npt.NDArray[np.float32]:
     if len(values) == 0:
         return np.zeros(0, np.float32)
-    array = np.asarray(values)
+    array = _array(values)
     if array.dtype == object:
-        array = np.array([np.nan if value is None else value for value in values])
+        array = _array([np.nan if value is None else value for value in values])
     if array.ndim != 1 or array.dtype.kind not in "iufb":
         raise RequestError(f"{place} is no number", found=values, allowed="finite numbers")
     with np.errstate(over="ignore"):

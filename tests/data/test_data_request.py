@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import math
+
+import pyarrow as pa
+import pytest
+from log_example import BIG, SCHEMA, expected_of, plain_requests, requests_of
+
+from rankwell.data.request import batch_from_request
+from rankwell.data.string_ids import hash_strings
+from rankwell.errors import RequestError
+from rankwell.schema import Action, Categorical, Numeric, Schema
+
+NOT_ASKED = ("labels", "observed", "weights", "position", "propensity", "audit.retrieval", "audit.examination")
+SMALL = Schema(
+    features=(Categorical(name="job"), Numeric(name="pay"), Numeric(name="years", on="request")),
+    actions=(Action(name="click"), Action(name="apply")),
+    item="job",
+)
+
+
+def asked(plain):
+    """The request as a server would send it."""
+    names = ("job", "salary", "skills", "title", "office", "bid_micros", "vendor_kind")
+    events = plain["history"]
+    return {
+        **{name: plain[name] for name in ("request_id", "member_id", "time_us")},
+        "context": {name: plain[name] for name in ("country", "years", "interests", "home", "gender")},
+        "history": {"history": {name: [e[name] for e in events] for name in ("item", "dwell", "time_us")}},
+        "candidates": {name: [candidate[name] for candidate in plain["candidates"]] for name in names},
+    }
+
+
+def small(**changes):
+    request = {"request_id": 1, "context": {"years": 3}, "candidates": {"job": [4, 5], "pay": [1.5, 2.5]}}
+    return request | changes
+
+
+@pytest.mark.parametrize("plain", plain_requests(12, seed=7), ids=lambda plain: str(plain["request_id"] - BIG))
+def test_a_request_becomes_what_the_log_would_hold_of_it(plain):
+    (found,) = requests_of(batch_from_request(asked(plain), SCHEMA))
+    expected = expected_of(plain)
+    assert found.keys() == expected.keys() - {"audit.retrieval", "audit.examination"}
+    for name in found.keys() - set(NOT_ASKED):
+        assert repr(found[name]) == repr(expected[name]) or found[name] == expected[name], name
+
+
+def test_nothing_is_known_of_what_will_happen():
+    targets = batch_from_request(small(), SMALL).targets
+    assert targets.labels_CA.shape == (2, 2)
+    assert targets.labels_CA.isnan().all()
+    assert not targets.observed_CA.any()
+    assert targets.position_C.tolist() == [0, 0]
+
+
+def test_no_candidates_make_a_batch_of_none():
+    batch = batch_from_request(small(candidates={"job": [], "pay": []}), SMALL)
+    assert (batch.features.num_requests, batch.features.num_candidates) == (1, 0)
+    assert batch.features.candidates["job"].dtype == batch.audit.item_ids_C.dtype
+
+
+def test_keys_may_be_left_out():
+    audit = batch_from_request({"context": {"years": 3}, "candidates": {"job": [4], "pay": [1]}}, SMALL).audit
+    assert (audit.request_ids_R.tolist(), audit.member_ids_R.tolist(), audit.times_us_R.tolist()) == ([0], [-1], [0])
+
+
+def test_strings_are_hashed_as_in_a_log():
+    batch = batch_from_request(small(request_id="r", candidates={"job": ["cook", "clerk"], "pay": [1, 2]}), SMALL)
+    assert batch.features.candidates["job"].tolist() == hash_strings(pa.array(["cook", "clerk"])).to_pylist()
+    assert batch.audit.request_ids_R.tolist() == hash_strings(pa.array(["r"])).to_pylist()
+
+
+def test_the_member_may_be_a_feature():
+    schema = SMALL.model_copy(
+        update={"features": (*SMALL.features, Categorical(name="member", column="member_id", on="request"))}
+    )
+    assert batch_from_request(small(member_id=BIG), schema).features.context["member"].tolist() == [BIG]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"context": {}}, r"context\['years'\] is missing; found: \[\]"),
+        ({"candidates": {"job": [1]}}, r"candidates\['pay'\] is missing; found: \['job'\]"),
+        (
+            {"candidates": {"job": [1, 2], "pay": [1.0]}},
+            r"'pay'\]: lists of unequal length; found: 1 entries, but 2",
+        ),
+        ({"candidates": {"job": [1, None], "pay": [1, 2]}}, r"'job'\] has a missing value.*\n.*missing='row'"),
+        (
+            {"candidates": {"job": [1, -2], "pay": [1, 2]}},
+            r"'job'\] is no id; found: \[1, -2\]; allowed: integers",
+        ),
+        ({"candidates": {"job": [1.0, 2.0], "pay": [1, 2]}}, r"'job'\] is no id"),
+        ({"candidates": {"job": [2**63, 1], "pay": [1, 2]}}, r"'job'\] is no id"),
+        ({"candidates": {"job": [2**70, 1], "pay": [1, 2]}}, r"'job'\] is no id"),
+        ({"candidates": {"job": ["a", 1], "pay": [1, 2]}}, r"'job'\] is no id"),
+        ({"candidates": {"job": [[1], [2]], "pay": [1, 2]}}, r"'job'\] is no id"),
+        ({"candidates": {"job": [[1], [2, 3]], "pay": [1, 2]}}, r"'job'\] is no id"),
+        ({"candidates": {"job": "ab", "pay": [1, 2]}}, r"'job'\] is not a list; found: ab"),
+        ({"candidates": {"job": 7, "pay": [1, 2]}}, r"'job'\] is not a list"),
+        ({"candidates": {"job": [1, 2], "pay": [1, math.inf]}}, r"'pay'\] is infinite"),
+        ({"candidates": {"job": [1, 2], "pay": [1, 1e39]}}, r"'pay'\] is infinite, or beyond float32"),
+        ({"candidates": {"job": [1, 2], "pay": [1, None]}}, r"'pay'\] has a missing value.*\n.*missing='indicator'"),
+        ({"candidates": {"job": [1, 2], "pay": ["1", "2"]}}, r"'pay'\] is no number"),
+        ({"candidates": [1, 2]}, r"'candidates' in the request is not a mapping; found: list"),
+        ({"request_id": -1}, r"'request_id' is no id"),
+    ],
+)
+def test_what_is_not_as_the_schema_says(changes, words):
+    with pytest.raises(RequestError, match=words):
+        batch_from_request(small(**changes), SMALL)
+
+
+def with_history(**fields):
+    request = asked(plain_requests(1, seed=8)[0])
+    now = request["time_us"]
+    request["history"]["history"] = {
+        "item": [1, 2],
+        "dwell": [None, 1.0],
+        "time_us": [now - 10**9, now - 10**8],
+    } | fields
+    return request
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"item": [1]}, r"history\['history'\]\['dwell'\]: lists of unequal length; found: 2 entries, but 1 in 'item'"),
+        ({"time_us": [1]}, r"\['time_us'\]: lists of unequal length"),
+        ({"time_us": [10**9, 10**8]}, r"\['time_us'\] goes backwards"),
+        (
+            {"time_us": [10**9, 1_700_000_000 * 10**6 - 10**6]},
+            r"that is too new; found: 1 s old; allowed: at least 2 s",
+        ),
+    ],
+)
+def test_histories_that_training_never_saw(fields, words):
+    assert batch_from_request(with_history(), SCHEMA).features.history["history"].offsets.tolist() == [0, 2]
+    with pytest.raises(RequestError, match=words):
+        batch_from_request(with_history(**fields), SCHEMA)
+
+
+def test_history_and_time_must_be_given():
+    request = with_history()
+    del request["history"]["history"]["dwell"]
+    with pytest.raises(RequestError, match=r"\['dwell'\] is missing.*\n.*give an empty list"):
+        batch_from_request(request, SCHEMA)
+    request = with_history()
+    del request["time_us"]
+    with pytest.raises(RequestError, match="'time_us' is missing"):
+        batch_from_request(request, SCHEMA)
