@@ -71,7 +71,8 @@ def _pooled(logits_C, signed_C):  # type: ignore[no-untyped-def]
     row = 0
     while row < num:
         start, logit = row, logits_C[row]
-        weight, positives = 0.0, 0.0
+        weight, positives = abs(signed_C[row]), max(signed_C[row], 0.0)
+        row += 1
         while row < num and logits_C[row] == logit:
             weight += abs(signed_C[row])
             positives += max(signed_C[row], 0.0)
