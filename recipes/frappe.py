@@ -9,9 +9,9 @@ from __future__ import annotations
 from rankwell.calibration.isotonic import fit_isotonic
 from rankwell.data.split import HashSplit, WholeLog
 from rankwell.data.statistics import NumericStatistics
-from rankwell.models.wide_deep import DeepSettings, WideDeep, WideDeepSettings
-from rankwell.schema import Action, Categorical, Schema, TableSpec
-from rankwell.tables.row_optimizers import RowWiseAdaGrad
+from rankwell.models.wide_deep import DeepSettings, LogisticSettings, WideDeep, WideDeepSettings
+from rankwell.schema import Action, Categorical, Cross, Schema, TableSpec
+from rankwell.tables.row_optimizers import AdaGrad, RowWiseAdaGrad
 from rankwell.training.loop import LoopSettings
 from rankwell.training.optimizers import DenseAdamW, OptimizerPlan
 from rankwell.training.recipe import LogPart, Recipe
@@ -23,6 +23,7 @@ def schema() -> Schema:
     """Ten fields of global ids, one binary label, no time and no request id: each row is a request."""
     return Schema(
         features=tuple(Categorical(name=name, table="feature") for name in FIELDS),
+        crosses=(Cross(of=("user", "item"), num_rows=2**20),),
         tables=(TableSpec(name="feature", num_ids=5_382),),
         actions=(Action(name="click", column="label"),),
         item="item",
@@ -35,7 +36,8 @@ def schema() -> Schema:
 def build(statistics: NumericStatistics, seed: int) -> WideDeep:
     """Rows of 10, as BARS prescribes, and three hidden layers of 400 with batch norm."""
     deep = DeepSettings(width=10, hidden=(400, 400, 400), batch_norm=True, init_scale=0.05)
-    return WideDeep(schema(), statistics, WideDeepSettings(deep=deep), seed=seed)
+    wide = LogisticSettings(cross_default_rate=0.5)
+    return WideDeep(schema(), statistics, WideDeepSettings(wide=wide, deep=deep), seed=seed)
 
 
 def recipe() -> Recipe:
@@ -54,10 +56,11 @@ def recipe() -> Recipe:
         build=build,
         optimizers=OptimizerPlan(
             dense=DenseAdamW(learning_rate=1e-3),
+            rows={"crosses": AdaGrad(learning_rate=1.0)},
             default_rows=RowWiseAdaGrad(learning_rate=0.02, decay=2.0),
         ),
-        loop=LoopSettings(max_epochs=20, patience=2, monitor="auc"),
-        num_requests=4096,
+        loop=LoopSettings(max_epochs=8, patience=8, monitor="auc", drop_factor=1.0, anneal_to=0.02),
+        num_requests=2048,
         calibrate=fit_isotonic,
         notes="train negatives redrawn; valid split by a hash into 40 % tune, 20 % calibrate, 40 % test",
     )

@@ -5,7 +5,8 @@ Letters: R requests · C candidates, flat · H history events, flat · U unique 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import abc
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -15,12 +16,12 @@ from torch.nn.functional import embedding, embedding_bag
 
 from rankwell.data.statistics import NumericStatistics
 from rankwell.models.numeric_inputs import BucketIds
-from rankwell.schema import Bag, Categorical, Cross, Numeric, Quantiles, Schema, TableSpec
+from rankwell.schema import Bag, Categorical, Numeric, Quantiles, Schema, TableSpec
 from rankwell.tables.hashing import cross_ids
 from rankwell.tables.table import IdColumn, Table
-from rankwell.types import Column, Events, Features, Ragged
+from rankwell.types import Column, Features, Ragged
 
-__all__ = ["IdColumns", "RowLookup", "Rows"]
+__all__ = ["CrossColumns", "FeatureColumns", "IdColumns", "RowLookup", "Rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,27 +37,35 @@ class Rows:
     candidate_CW: Tensor
 
 
+class IdColumns(nn.Module, abc.ABC):
+    """A choice of a schema's id columns, and the tables they read."""
+
+    specs: tuple[TableSpec, ...]
+    """The tables these columns read."""
+    num_blocks: Mapping[str, int]
+    """How many rows an entry reads, by side; a list column counts as one, its mean."""
+
+    @abc.abstractmethod
+    def single(self, features: Features, on: str) -> list[IdColumn]:
+        """The columns of one id an entry on one side."""
+
+    @abc.abstractmethod
+    def lists(self, features: Features, on: str) -> list[tuple[IdColumn, Tensor]]:
+        """The columns of several ids an entry on one side, each with its offsets."""
+
+
 @final
-class IdColumns(nn.Module):
-    """Reads the id columns of a batch: categoricals, bucketed numerics, bags, history fields and crosses.
+class FeatureColumns(IdColumns):
+    """Every id column but the crosses: categoricals, bucketed numerics, bags and the fields of sequences.
 
     Args:
         schema: Declares them.
         statistics: For the bucket edges.
-        crosses: The crosses to compute (a deep part takes none).
     """
 
-    def __init__(self, schema: Schema, statistics: NumericStatistics, crosses: Sequence[Cross] = ()) -> None:
+    def __init__(self, schema: Schema, statistics: NumericStatistics) -> None:
         super().__init__()
-        single = [f for f in schema.visible_features if isinstance(f, Categorical) or _is_bucketed(f)]
-        self.buckets = nn.ModuleDict({f.name: BucketIds(f, statistics) for f in single if isinstance(f, Numeric)})
-        self._table = {f.name: f.table_name if isinstance(f, Categorical) else f.name for f in single}
-        self._side = {f.name: f.on for f in single}
-        self._crosses = tuple(crosses)
-        self._cross_on = {
-            cross.name: "candidate" if any(self._side[name] == "candidate" for name in cross.of) else "request"
-            for cross in crosses
-        }
+        self.ids = _SingleIds(schema, statistics, [f.name for f in schema.visible_features if _has_one_id(f)])
         self._bags = tuple((f.name, f.table_name, f.on) for f in schema.visible_features if isinstance(f, Bag))
         self._history = tuple(
             (sequence.name, field.name, field.table_name)
@@ -64,35 +73,18 @@ class IdColumns(nn.Module):
             for field in sequence.fields
             if isinstance(field, Categorical)
         )
-        used = {*self._table.values(), *(table for _, table, _ in self._bags), *(t for _, _, t in self._history)}
-        used.update(cross.name for cross in crosses)
-        self.specs: tuple[TableSpec, ...] = tuple(spec for name, spec in schema.table_specs().items() if name in used)
-        """The tables these columns read."""
+        tables = {*self.ids.table.values(), *(t for _, t, _ in self._bags), *(t for _, _, t in self._history)}
+        self.specs = tuple(spec for name, spec in schema.table_specs().items() if name in tables)
+        sides = [*self.ids.side.values(), *(on for _, _, on in self._bags), *("request" for _ in self._history)]
+        self.num_blocks = {on: sides.count(on) for on in ("request", "candidate")}
 
-    @property
-    def num_request_blocks(self) -> int:
-        """Row blocks of a request."""
-        on_request = sum(on == "request" for on in (*self._side.values(), *self._cross_on.values()))
-        return on_request + sum(on == "request" for _, _, on in self._bags) + len(self._history)
+    def single(self, features: Features, on: str) -> list[IdColumn]:
+        """See `IdColumns`."""
+        named = [name for name, side in self.ids.side.items() if side == on]
+        return [IdColumn(self.ids.table[name], self.ids(features, name)) for name in named]
 
-    @property
-    def num_candidate_blocks(self) -> int:
-        """Row blocks of a candidate."""
-        on_candidate = sum(on == "candidate" for on in (*self._side.values(), *self._cross_on.values()))
-        return on_candidate + sum(on == "candidate" for _, _, on in self._bags)
-
-    def single_columns(self, features: Features, on: str) -> list[IdColumn]:
-        """The columns of one id an entry on one side, crosses last."""
-        ids = {name: self._ids(features, name) for name in self._side if self._side[name] == on}
-        columns = [IdColumn(self._table[name], column) for name, column in ids.items()]
-        for cross in self._crosses:
-            if self._cross_on[cross.name] == on:
-                crossed = [ids[n] if n in ids else self._ids(features, n)[features.request_C] for n in cross.of]
-                columns.append(IdColumn(cross.name, cross_ids(crossed)))
-        return columns
-
-    def list_columns(self, features: Features, on: str) -> list[tuple[IdColumn, Tensor]]:
-        """The columns of several ids an entry on one side, each with its offsets."""
+    def lists(self, features: Features, on: str) -> list[tuple[IdColumn, Tensor]]:
+        """See `IdColumns`."""
         columns = []
         for name, table, side in self._bags:
             if side == on:
@@ -101,12 +93,62 @@ class IdColumns(nn.Module):
                 columns.append((IdColumn(table, bag.values), bag.offsets))
         if on == "request":
             for sequence, field, table in self._history:
-                events: Events = features.history[sequence]
+                events = features.history[sequence]
                 columns.append((IdColumn(table, events.columns[field]), events.offsets))
         return columns
 
-    def _ids(self, features: Features, name: str) -> Tensor:
-        column = _side_columns(features, self._side[name])[name]
+
+@final
+class CrossColumns(IdColumns):
+    """The crosses; one whose members all stand on the request stands there too.
+
+    Args:
+        schema: Declares them.
+        statistics: For the bucket edges.
+    """
+
+    def __init__(self, schema: Schema, statistics: NumericStatistics) -> None:
+        super().__init__()
+        self.ids = _SingleIds(schema, statistics, [name for cross in schema.crosses for name in cross.of])
+        self._crosses = {
+            cross: "candidate" if any(self.ids.side[name] == "candidate" for name in cross.of) else "request"
+            for cross in schema.crosses
+        }
+        self.specs = tuple(schema.table_specs()[cross.name] for cross in schema.crosses)
+        sides = list(self._crosses.values())
+        self.num_blocks = {on: sides.count(on) for on in ("request", "candidate")}
+
+    def single(self, features: Features, on: str) -> list[IdColumn]:
+        """See `IdColumns`."""
+        columns = []
+        for cross, side in self._crosses.items():
+            if side == on:
+                of = [self.ids(features, name) for name in cross.of]
+                if on == "candidate":
+                    spread = (self.ids.side[name] == "request" for name in cross.of)
+                    of = [ids[features.request_C] if up else ids for ids, up in zip(of, spread, strict=True)]
+                columns.append(IdColumn(cross.name, cross_ids(of)))
+        return columns
+
+    def lists(self, features: Features, on: str) -> list[tuple[IdColumn, Tensor]]:
+        """None."""
+        return []
+
+
+@final
+class _SingleIds(nn.Module):
+    """Columns of one id an entry, by name: a categorical as it stands, a numeric as the number of its bucket."""
+
+    def __init__(self, schema: Schema, statistics: NumericStatistics, names: Iterable[str]) -> None:
+        super().__init__()
+        features = {name: schema.feature(name) for name in names}
+        self.side = {name: feature.on for name, feature in features.items()}
+        self.table = {n: f.table_name if isinstance(f, Categorical) else n for n, f in features.items()}
+        numerics = {name: feature for name, feature in features.items() if isinstance(feature, Numeric)}
+        self.buckets = nn.ModuleDict({name: BucketIds(feature, statistics) for name, feature in numerics.items()})
+
+    def forward(self, features: Features, name: str) -> Tensor:
+        column = _side_columns(features, self.side[name])[name]
         assert isinstance(column, Tensor)
         ids: Tensor = self.buckets[name](column) if name in self.buckets else column
         return ids
@@ -127,13 +169,13 @@ class RowLookup(nn.Module):
     def __init__(self, columns: IdColumns, table: Table) -> None:
         super().__init__()
         self.columns, self.table = columns, table
-        self.request_width: int = columns.num_request_blocks * table.width
-        self.candidate_width: int = columns.num_candidate_blocks * table.width
+        self.request_width: int = columns.num_blocks["request"] * table.width
+        self.candidate_width: int = columns.num_blocks["candidate"] * table.width
 
     def forward(self, features: Features) -> Rows:
         """The rows of each side, side by side."""
-        single = {on: self.columns.single_columns(features, on) for on in ("candidate", "request")}
-        lists = {on: self.columns.list_columns(features, on) for on in ("candidate", "request")}
+        single = {on: self.columns.single(features, on) for on in ("candidate", "request")}
+        lists = {on: self.columns.lists(features, on) for on in ("candidate", "request")}
         every = [c for on in ("candidate", "request") for c in (*single[on], *(column for column, _ in lists[on]))]
         if not every:
             return Rows(torch.zeros(features.num_requests, 0), torch.zeros(features.num_candidates, 0))
@@ -169,5 +211,6 @@ def _side_columns(features: Features, on: str) -> Mapping[str, Column]:
     return features.candidates if on == "candidate" else features.context
 
 
-def _is_bucketed(feature: object) -> bool:
-    return isinstance(feature, Numeric) and isinstance(feature.transform, Quantiles)
+def _has_one_id(feature: object) -> bool:
+    bucketed = isinstance(feature, Numeric) and isinstance(feature.transform, Quantiles)
+    return bucketed or isinstance(feature, Categorical)

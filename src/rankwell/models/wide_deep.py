@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rankwell.data.statistics import NumericStatistics
-from rankwell.models.embedding import IdColumns, RowLookup
+from rankwell.models.embedding import CrossColumns, FeatureColumns, RowLookup, Rows
 from rankwell.models.model import Model, ModelSettings
 from rankwell.models.numeric_inputs import DistanceInputs, NumericInputs
 from rankwell.schema import Schema
@@ -24,6 +24,7 @@ from rankwell.types import Encoded, Features
 __all__ = ["Deep", "DeepSettings", "Logistic", "LogisticSettings", "WideDeep", "WideDeepSettings"]
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
+Sightings = Annotated[int, Field(ge=1, le=255)]
 
 
 class LogisticSettings(ModelSettings):
@@ -32,10 +33,15 @@ class LogisticSettings(ModelSettings):
     Args:
         default_rate: Share of ids that read (and train) the default row in training.
         admission: Sightings before an id has a row of its own.
+        cross_default_rate: The same share for crosses. A cross that memorises too well starves what generalises;
+            dropping it at random makes both learn.
+        cross_admission: Sightings before a conjunction has a row of its own.
     """
 
     default_rate: Rate = 0.0
-    admission: Annotated[int, Field(ge=1, le=255)] = 1
+    admission: Sightings = 1
+    cross_default_rate: Rate = 0.0
+    cross_admission: Sightings = 1
 
 
 class DeepSettings(ModelSettings):
@@ -56,7 +62,7 @@ class DeepSettings(ModelSettings):
     batch_norm: bool = False
     init_scale: Annotated[float, Field(ge=0)] = 0.05
     default_rate: Rate = 0.0
-    admission: Annotated[int, Field(ge=1, le=255)] = 1
+    admission: Sightings = 1
 
 
 class WideDeepSettings(ModelSettings):
@@ -71,40 +77,47 @@ class WidePart(nn.Module):
     """Σ of one weight a feature value and action: every id column, every cross, and every numeric input.
 
     Weights of ids are rows of width A, so they cost the batch and not the vocabulary; bags and history count by their
-    mean.
+    mean. Crosses stand in a table of their own, because they want another rule than ids do.
     """
 
     def __init__(self, schema: Schema, statistics: NumericStatistics, settings: LogisticSettings, seed: int) -> None:
         super().__init__()
-        columns = IdColumns(schema, statistics, schema.crosses)
-        num_actions = len(schema.actions)
-        self.table = Table(
-            columns.specs, width=num_actions, seed=seed, init_scale=0.0, admission=settings.admission,
-            default_rate=settings.default_rate,
-        )  # fmt: skip
-        self.rows = RowLookup(columns, self.table)
+        self._num_actions = num_actions = len(schema.actions)
+        self.tables: dict[str, Table] = {}
+        self.lookups = nn.ModuleDict()
+        of_features, of_crosses = FeatureColumns(schema, statistics), CrossColumns(schema, statistics)
+        for part, columns, rate, admission in (
+            ("wide", of_features, settings.default_rate, settings.admission),
+            ("crosses", of_crosses, settings.cross_default_rate, settings.cross_admission),
+        ):
+            if columns.specs:
+                self.tables[part] = Table(
+                    columns.specs, width=num_actions, seed=seed, init_scale=0.0, admission=admission, default_rate=rate
+                )
+                self.lookups[part] = RowLookup(columns, self.tables[part])
         self.on_request = NumericInputs(schema, statistics, "request")
         self.on_candidate = NumericInputs(schema, statistics, "candidate")
         self.distances = DistanceInputs(schema)
         self.request_weights = nn.Parameter(torch.zeros(self.on_request.width, num_actions))
         self.candidate_weights = nn.Parameter(torch.zeros(self.on_candidate.width + self.distances.width, num_actions))
-        self._num_actions = num_actions
 
     def forward(self, features: Features) -> Tensor:
         """The part's logits_CA, without a bias."""
-        rows = self.rows(features)
-        wide_CA: Tensor = rows.candidate_CW.unflatten(1, (-1, self._num_actions)).sum(1)
-        numeric_CN = torch.cat(
+        candidate_CN = torch.cat(
             [self.on_candidate(features.candidates, features.num_candidates), self.distances(features)], dim=1
         )
-        if numeric_CN.shape[1]:
-            wide_CA = wide_CA + numeric_CN @ self.candidate_weights
-        request_RA = rows.request_RW.unflatten(1, (-1, self._num_actions)).sum(1)
-        if self.on_request.width:
-            request_RA = request_RA + self.on_request(features.context, features.num_requests) @ self.request_weights
-        if self.rows.request_width or self.on_request.width:
-            wide_CA = wide_CA + request_RA[features.request_C]
-        return wide_CA
+        wide_CA: Tensor = candidate_CN @ self.candidate_weights
+        request_RA: Tensor = self.on_request(features.context, features.num_requests) @ self.request_weights
+        for lookup in self.lookups.values():
+            rows: Rows = lookup(features)
+            if rows.candidate_CW.shape[1]:
+                wide_CA = wide_CA + self._summed(rows.candidate_CW)
+            if rows.request_RW.shape[1]:
+                request_RA = request_RA + self._summed(rows.request_RW)
+        return wide_CA + request_RA[features.request_C]
+
+    def _summed(self, rows: Tensor) -> Tensor:
+        return rows.view(len(rows), -1, self._num_actions).sum(1)
 
 
 @final
@@ -113,7 +126,7 @@ class DeepPart(nn.Module):
 
     def __init__(self, schema: Schema, statistics: NumericStatistics, settings: DeepSettings, seed: int) -> None:
         super().__init__()
-        columns = IdColumns(schema, statistics)
+        columns = FeatureColumns(schema, statistics)
         self.table = Table(
             columns.specs, width=settings.width, seed=seed, init_scale=settings.init_scale,
             admission=settings.admission, default_rate=settings.default_rate,
@@ -158,8 +171,8 @@ class Logistic(Model):
     >>> from rankwell.schema import Action, Categorical, Cross
     >>> schema = Schema(features=(Categorical(name="a", num_ids=9), Categorical(name="b", num_ids=9)),
     ...                 crosses=(Cross(of=("a", "b"), num_rows=64),), actions=(Action(name="click"),))
-    >>> Logistic(schema, NumericStatistics(), seed=0).tables["wide"].num_rows
-    88
+    >>> {part: table.num_rows for part, table in Logistic(schema, NumericStatistics(), seed=0).tables.items()}
+    {'wide': 22, 'crosses': 66}
     """
 
     settings_class: ClassVar[type[ModelSettings]] = LogisticSettings
@@ -171,7 +184,7 @@ class Logistic(Model):
         self.schema, self.statistics, self.settings = schema, statistics, settings or LogisticSettings()
         self.wide = WidePart(schema, statistics, self.settings, seed)
         self.bias = nn.Parameter(torch.zeros(len(schema.actions)))
-        self.tables = {"wide": self.wide.table}
+        self.tables = self.wide.tables
 
     def encode(self, features: Features) -> Encoded:
         """One column an action: the sum of the weights."""
@@ -232,7 +245,7 @@ class WideDeep(Model):
             self.wide = WidePart(schema, statistics, self.settings.wide, seed)
             self.deep = DeepPart(schema, statistics, self.settings.deep, seed)
             self.last = nn.Linear(self.deep.width, len(schema.actions))
-        self.tables = {"wide": self.wide.table, "deep": self.deep.table}
+        self.tables = {**self.wide.tables, "deep": self.deep.table}
 
     def encode(self, features: Features) -> Encoded:
         """The last hidden layer, then the wide part's sum for each action."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, final
 
 from rankwell.calibration.isotonic import fit_isotonic
 from rankwell.data.split import TimeSplit
@@ -13,42 +15,56 @@ from rankwell.models.wide_deep import Deep, DeepSettings, Logistic, LogisticSett
 from rankwell.schema import Schema
 from rankwell.simulation.schema import marketplace_schema
 from rankwell.simulation.truth import Truth
-from rankwell.tables.row_optimizers import AdaGrad, RowWiseAdaGrad
+from rankwell.tables.row_optimizers import AdaGrad, RowOptimizer, RowWiseAdaGrad
 from rankwell.training.loop import LoopSettings
 from rankwell.training.optimizers import DenseAdamW, OptimizerPlan
 from rankwell.training.predictions import Predictions
 from rankwell.training.recipe import LogPart, Recipe
 from rankwell.training.trained import TrueProbabilities
 
-__all__ = ["SEGMENTS", "Build", "build_deep", "build_logistic", "build_wide_deep", "marketplace_recipe", "true_clicks"]
+__all__ = ["DEEP", "KINDS", "LOGISTIC", "SEGMENTS", "WIDE_DEEP", "Kind", "marketplace_recipe", "true_clicks"]
 
-Build = Callable[[Schema, NumericStatistics, int], Model]
-SEGMENTS = ("seniority", "experience_band", "job_seniority", "gender")
+SEGMENTS: Final = ("seniority", "experience_band", "job_seniority", "gender")
+"""The columns that reports are broken down by; two of them are no features."""
 
 _WIDE = LogisticSettings(default_rate=0.01)
 _DEEP = DeepSettings(width=16, hidden=(128, 64), init_scale=0.05, default_rate=0.01)
+_WIDE_ROWS: Mapping[str, RowOptimizer] = {
+    "wide": AdaGrad(learning_rate=0.05),
+    "crosses": AdaGrad(learning_rate=0.05),
+}
+_DEEP_ROWS: Mapping[str, RowOptimizer] = {"deep": RowWiseAdaGrad(learning_rate=0.05)}
 
 
-def build_logistic(schema: Schema, statistics: NumericStatistics, seed: int) -> Logistic:
-    """Wide only."""
-    return Logistic(schema, statistics, _WIDE, seed=seed)
+@final
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model on this log: its name in reports, how it is built, and the rules of its tables."""
+
+    name: str
+    build: Callable[[Schema, NumericStatistics, int], Model]
+    rows: Mapping[str, RowOptimizer]
 
 
-def build_deep(schema: Schema, statistics: NumericStatistics, seed: int) -> Deep:
-    """Deep only."""
-    return Deep(schema, statistics, _DEEP, seed=seed)
+LOGISTIC: Final = Kind("Logistic", lambda s, n, seed: Logistic(s, n, _WIDE, seed=seed), _WIDE_ROWS)
+"""Wide only: a weight for each id, cross and numeric input."""
+DEEP: Final = Kind("Deep", lambda s, n, seed: Deep(s, n, _DEEP, seed=seed), _DEEP_ROWS)
+"""Deep only: embeddings and numerics through a perceptron."""
+WIDE_DEEP: Final = Kind(
+    "Wide & Deep",
+    lambda s, n, seed: WideDeep(s, n, WideDeepSettings(wide=_WIDE, deep=_DEEP), seed=seed),
+    {**_WIDE_ROWS, **_DEEP_ROWS},
+)
+"""Both, jointly."""
+KINDS: Final = (LOGISTIC, DEEP, WIDE_DEEP)
+"""The Wide & Deep paper's own comparison."""
 
 
-def build_wide_deep(schema: Schema, statistics: NumericStatistics, seed: int) -> WideDeep:
-    """Both, jointly."""
-    return WideDeep(schema, statistics, WideDeepSettings(wide=_WIDE, deep=_DEEP), seed=seed)
-
-
-def marketplace_recipe(build: Build = build_wide_deep, *, schema: Schema | None = None) -> Recipe:
+def marketplace_recipe(kind: Kind = WIDE_DEEP, *, schema: Schema | None = None) -> Recipe:
     """The recipe for a folder written by `rankwell.simulation.simulate.simulate`: log split by time, 70/10/10/10.
 
     Args:
-        build: Which model.
+        kind: Which model.
         schema: By default that of the default marketplace.
     """
     schema = schema or marketplace_schema()
@@ -57,10 +73,10 @@ def marketplace_recipe(build: Build = build_wide_deep, *, schema: Schema | None 
         name="marketplace",
         schema=schema,
         parts={"train": whole, "tune": whole, "calibrate": whole, "test": whole},
-        build=lambda statistics, seed: build(schema, statistics, seed),
+        build=lambda statistics, seed: kind.build(schema, statistics, seed),
         optimizers=OptimizerPlan(
             dense=DenseAdamW(learning_rate=1e-3),
-            rows={"wide": AdaGrad(learning_rate=0.05), "deep": RowWiseAdaGrad(learning_rate=0.05)},
+            rows=kind.rows,
         ),
         loop=LoopSettings(max_epochs=4, patience=1),
         num_requests=64,

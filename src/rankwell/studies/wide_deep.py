@@ -1,7 +1,7 @@
 """Does Wide & Deep gain over each of its halves? The comparison of its paper, where the truth is known.
 
-Each seed is a fresh marketplace, a fresh log and fresh models, so the interval speaks of marketplaces like these and not
-of one log. Source of the design: Cheng et al. 2016, "Wide & Deep Learning for Recommender Systems", table 1.
+Each seed is a fresh marketplace, a fresh log and fresh models, so the interval speaks of marketplaces like these and
+not of one log. Source of the design: Cheng et al. 2016, "Wide & Deep Learning for Recommender Systems", table 1.
 """
 
 from __future__ import annotations
@@ -9,35 +9,20 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from rich.table import Table
 
 from rankwell.evaluation.intervals import mean_and_sd, paired_interval
 from rankwell.evaluation.report import Evaluation
-from rankwell.simulation.recipe import (
-    Build,
-    build_deep,
-    build_logistic,
-    build_wide_deep,
-    marketplace_recipe,
-    true_clicks,
-)
+from rankwell.simulation.recipe import DEEP, KINDS, LOGISTIC, WIDE_DEEP, marketplace_recipe, true_clicks
 from rankwell.simulation.settings import MarketplaceSettings
 from rankwell.simulation.simulate import simulate
 from rankwell.simulation.truth import read_truth
 from rankwell.studies.study import StudyResult
 from rankwell.training.trained import judge, train
 
-__all__ = ["KINDS", "study_wide_deep"]
-
-KINDS: Final[Mapping[str, Build]] = {
-    "logistic": build_logistic,
-    "deep": build_deep,
-    "wide & deep": build_wide_deep,
-}
-"""The two halves and the whole, by the names they are reported under."""
+__all__ = ["study_wide_deep"]
 
 
 def study_wide_deep(
@@ -53,17 +38,17 @@ def study_wide_deep(
     Returns:
         Log loss (calibrated), AUC and ECE of each kind, and the paired 95 % intervals of the whole's gains.
     """
-    found: dict[str, list[Evaluation]] = {name: [] for name in KINDS}
+    found: dict[str, list[Evaluation]] = {kind.name: [] for kind in KINDS}
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
             paths = simulate(MarketplaceSettings(), seed, num_requests=num_requests, directory=folder)
             truth = true_clicks(read_truth(paths.truth))
-            for name, build in KINDS.items():
-                say(f"seed {seed}: {name}")
-                recipe = marketplace_recipe(build)
+            for kind in KINDS:
+                say(f"seed {seed}: {kind.name}")
+                recipe = marketplace_recipe(kind)
                 trained = train(recipe, Path(folder), seed=seed)
                 judged = judge(recipe, trained.model, trained.calibrators, Path(folder), truth=truth)
-                found[name].append(judged.calibrated)
+                found[kind.name].append(judged.calibrated)
     return _result(found, len(seeds))
 
 
@@ -79,15 +64,15 @@ def _result(found: Mapping[str, Sequence[Evaluation]], num_seeds: int) -> StudyR
             numbers[f"{name}/{label}/mean"], numbers[f"{name}/{label}/sd"] = summary.mean, summary.sd
             cells.append(f"{summary.mean:.4f} ± {summary.sd:.4f}")
         levels.add_row(name, *cells)
-    bayes = mean_and_sd([e.truth.bayes_log_loss for e in found["wide & deep"] if e.truth is not None])
+    bayes = mean_and_sd([e.truth.bayes_log_loss for e in found[WIDE_DEEP.name] if e.truth is not None])
     numbers["bayes_log_loss"] = bayes.mean
     levels.add_row("the truth (Bayes)", f"{bayes.mean:.4f} ± {bayes.sd:.4f}", "", "", "", "")
     gains = Table(title="gain of Wide & Deep, paired by seed, with its 95 % interval")
     for heading in ("over", "log loss (nats saved)", "AUC"):
         gains.add_column(heading)
     excluded = True
-    whole = _columns(found["wide & deep"])
-    for half in ("logistic", "deep"):
+    whole = _columns(found[WIDE_DEEP.name])
+    for half in (LOGISTIC.name, DEEP.name):
         own = _columns(found[half])
         cells = []
         for label, sign in (("log_loss", -1), ("auc", 1)):
@@ -99,7 +84,9 @@ def _result(found: Mapping[str, Sequence[Evaluation]], num_seeds: int) -> StudyR
             cells.append(f"{differences.mean():+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]")
         gains.add_row(half, *cells)
     verdict = "Each interval excludes 0" if excluded else "Not every interval excludes 0"
-    finding = f"{verdict}: together the parts do {'better than' if excluded else 'not surely better than'} either alone."
+    finding = (
+        f"{verdict}: together the parts do {'better than' if excluded else 'not surely better than'} either alone."
+    )
     return StudyResult("wide-deep", (levels, gains), finding, numbers)
 
 

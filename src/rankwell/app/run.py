@@ -1,0 +1,146 @@
+"""Recipes carried out from the command line: seeds, published numbers beside ours, bundles, reports."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from rich.table import Table
+
+from rankwell.app.report import ModelResult, ReportData, write_report
+from rankwell.evaluation.intervals import MeanAndSd, mean_and_sd
+from rankwell.serving.bundle import Bundle, write_bundle
+from rankwell.training.loop import StepReport
+from rankwell.training.recipe import Recipe
+from rankwell.training.trained import Judgement, Trained, judge, train
+
+__all__ = ["EvaluatedRun", "bundle_of", "evaluate_run", "report_run", "train_runs"]
+
+_SHOWN = ("auc", "log_loss", "debiased_ece", "ece", "calibration_ratio")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EvaluatedRun:
+    """What a run is worth: tables to print, the recipe's notes, and flat numbers for ``--json``."""
+
+    tables: tuple[Table, ...]
+    notes: str
+    numbers: Mapping[str, float]
+
+
+def train_runs(
+    recipe: Recipe,
+    data: Path,
+    *,
+    seeds: Sequence[int],
+    out: Path,
+    on_step: Callable[[StepReport], None] | None = None,
+) -> EvaluatedRun:
+    """Train and judge the recipe once a seed; write the bundle of the first seed."""
+    judgements = []
+    for seed in seeds:
+        checkpoints = out.parent / f".{out.name}.checkpoints-{seed}"
+        trained = train(recipe, data, seed=seed, checkpoints=checkpoints, on_step=on_step)
+        judgement = judge(recipe, trained.model, trained.calibrators, data)
+        if seed == seeds[0]:
+            write_bundle(bundle_of(trained, recipe, judgement), out)
+        _remove_checkpoints(checkpoints)
+        judgements.append(judgement)
+    numbers: dict[str, float] = {}
+    for stage, evaluations in _stages(judgements).items():
+        for name in evaluations[0]:
+            summary = _over_seeds([evaluation[name] for evaluation in evaluations])
+            numbers[f"{stage}/{name}/mean"], numbers[f"{stage}/{name}/sd"] = summary.mean, summary.sd
+    return EvaluatedRun((_summary(recipe, judgements), judgements[0].calibrated.table(_title(recipe, seeds[0]))),
+                        recipe.notes, numbers)  # fmt: skip
+
+
+def evaluate_run(bundle: Bundle, recipe: Recipe, data: Path) -> EvaluatedRun:
+    """Judge a bundle on the recipe's test split."""
+    judgement = judge(recipe, bundle.model, bundle.calibrators, data)
+    calibrated = judgement.calibrated
+    segments = tuple(calibrated.segment_table(name) for name in calibrated.segments)
+    tables = (_summary(recipe, [judgement]), calibrated.table(f"{recipe.name}, test, calibrated"), *segments)
+    return EvaluatedRun(tables, recipe.notes, {**judgement.raw.numbers("raw/"), **calibrated.numbers("calibrated/")})
+
+
+def report_run(bundle: Bundle, recipe: Recipe, data: Path, out: Path) -> Path:
+    """Judge a bundle on the recipe's test split and write the HTML report."""
+    judgement = judge(recipe, bundle.model, bundle.calibrators, data)
+    name = type(bundle.model).__name__
+    return write_report(
+        ReportData(
+            title=f"rankwell: {recipe.name}",
+            subtitle=f"A {name} ranker on the test split of {recipe.name}.",
+            models=(ModelResult(name, judgement.raw, judgement.calibrated),),
+            headline=name,
+            provenance={key: str(value) for key, value in bundle.provenance.items()},
+            notes=(recipe.notes,) if recipe.notes else (),
+        ),
+        out,
+    )
+
+
+def bundle_of(trained: Trained, recipe: Recipe, judgement: Judgement) -> Bundle:
+    """The bundle of a trained recipe, with its metrics and where it came from."""
+    return Bundle(
+        model=trained.model,
+        calibrators=trained.calibrators,
+        created_us=time.time_ns() // 1000,
+        metrics={**judgement.raw.numbers("test/raw/"), **judgement.calibrated.numbers("test/calibrated/")},
+        provenance={
+            "recipe": recipe.name,
+            "seed": trained.seed,
+            "splits": {part: f"{source.path}: {source.split}" for part, source in recipe.parts.items()},
+            "epochs": trained.history.to_rows(),
+            "best_epoch": trained.history.best_epoch,
+            "notes": recipe.notes,
+        },
+        label_smoothing=recipe.label_smoothing,
+    )
+
+
+def _summary(recipe: Recipe, judgements: Sequence[Judgement]) -> Table:
+    table = Table(title=f"{recipe.name}: test split, {len(judgements)} seed{'s' if len(judgements) > 1 else ''}")
+    table.add_column("model")
+    for heading in ("AUC", "log loss (nats)", "debiased ECE", "ECE", "calibration ratio"):
+        table.add_column(heading, justify="right")
+    for other in recipe.published:
+        table.add_row(f"{other.name} ({other.source})", f"{other.auc:.4f}", f"{other.log_loss:.4f}", "", "", "")
+    table.add_section()
+    for stage, evaluations in _stages(judgements).items():
+        summaries = [_over_seeds([numbers[name] for numbers in evaluations]) for name in _SHOWN]
+        table.add_row(f"rankwell, {stage}", *map(_mean_and_sd_shown, summaries))
+    null = _over_seeds([judgement.calibrated.ece_null.mean for judgement in judgements])
+    table.add_row("a true model's ECE, by chance", "", "", "0", f"{null.mean:.4f}", "")
+    return table
+
+
+def _stages(judgements: Sequence[Judgement]) -> dict[str, list[dict[str, float]]]:
+    return {
+        "raw": [judgement.raw.numbers() for judgement in judgements],
+        "calibrated": [judgement.calibrated.numbers() for judgement in judgements],
+    }
+
+
+def _over_seeds(values: Sequence[float]) -> MeanAndSd:
+    return mean_and_sd(values) if len(values) > 1 else MeanAndSd(values[0], math.nan, 1)
+
+
+def _mean_and_sd_shown(summary: MeanAndSd) -> str:
+    return f"{summary.mean:.4f} ± {summary.sd:.4f}" if summary.count > 1 else f"{summary.mean:.4f}"
+
+
+def _title(recipe: Recipe, seed: int) -> str:
+    return f"{recipe.name}, test, calibrated, seed {seed}"
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    for path in folder.glob("step-*.safetensors"):
+        path.unlink()
+    folder.rmdir()
