@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, t
 
 from rankwell.errors import MetricError, UndefinedMetricWarning
 from rankwell.evaluation.calibration_error import debiased_ece, ece, ece_null, reliability_curve
@@ -56,6 +56,15 @@ def test_a_tie_is_never_cut() -> None:
     assert curve.count == (1, 8, 1)
     assert curve.mean_observed == (0, 0.5, 1)
     assert ece(p_C, [0, *[1, 0] * 4, 1], [1] * 10, num_bins=10) == pytest.approx((0.1 + 0 + 0.1) / 10)
+
+
+def test_rounding_in_the_running_weight_moves_no_row_over_an_edge() -> None:
+    for num_rows in range(1, 60):
+        p_C, zeros_C = np.arange(num_rows) / num_rows, np.zeros(num_rows)
+        for num_bins in (2, 3, 10, 14):
+            whole = reliability_curve(p_C, zeros_C, np.ones(num_rows), num_bins=num_bins)
+            tenth = reliability_curve(p_C, zeros_C, np.full(num_rows, 0.1), num_bins=num_bins)
+            assert tenth.count == whole.count
 
 
 def test_ece_of_extremes() -> None:
@@ -154,6 +163,15 @@ def test_each_row_a_request_is_no_request_at_all_and_repeats_in_a_request_add_no
     assert (clustered.low, clustered.high) == pytest.approx((alone.low, alone.high), rel=1e-12)
     naive = calibration_ratio_interval(*thrice)
     assert naive.width < 0.7 * alone.width
+
+
+def test_the_interval_of_three_requests_by_hand() -> None:
+    interval = calibration_ratio_interval([0.5, 0.5, 0.5, 0.9], [1, 0, 1, 1], [1, 1, 2, 1], request_C=[0, 0, 1, 2])
+    ratio = (0.5 + 0.5 + 1 + 0.9) / (1 + 2 + 1)
+    residuals = [0.5 - ratio + 0.5, 2 * (0.5 - ratio), 0.9 - ratio]
+    error = math.sqrt(3 / 2 * sum(residual**2 for residual in residuals)) / 2.9
+    reach = math.exp(t.ppf(0.975, df=2) * error)
+    assert (interval.low, interval.high) == pytest.approx((ratio / reach, ratio * reach))
 
 
 def test_the_interval_of_the_ratio_covers_what_it_promises() -> None:
