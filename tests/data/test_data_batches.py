@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_example import SCHEMA, expected_of, plain_requests, request_table, requests_of
 
+from rankwell.data import batches as batches_module
 from rankwell.data.batches import Batches, Position
 from rankwell.data.log import LogReader, log_from_table, open_log
 from rankwell.data.split import PARTS, HashSplit, TimeSplit, WholeLog
@@ -93,6 +94,19 @@ def test_no_tiny_batch_over_many_buffers(log, seed, split):
     sizes = [len(jobs) for jobs in jobs_of(batches)]
     assert sum(sizes) == batches.num_requests_total
     assert min(sizes) >= 3
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 2])
+def test_no_tiny_batch_where_files_end_in_tiny_row_groups(tmp_path, seed, monkeypatch):
+    monkeypatch.setattr(batches_module, "_LEAST_BUFFER", 1)
+    for i in range(4):
+        table = pa.table({"job": np.arange(65 * i, 65 * i + 65), "click": np.zeros(65, np.int8)})
+        pq.write_table(table, tmp_path / f"{i}.parquet", row_group_size=32)  # 32, 32 and 1
+    log = open_log(tmp_path, JOBS, layout="flat")
+    batches = Batches(log, TRAIN, "train", num_requests=8, seed=seed, buffer_requests=16)
+    jobs = jobs_of(batches)
+    assert sorted(flat(jobs)) == list(range(260))
+    assert min(map(len, jobs)) >= 4
 
 
 @pytest.mark.parametrize("seed", [None, 2])

@@ -25,6 +25,8 @@ __all__ = ["Batches", "Position"]
 
 _ORDER_OF_ROW_GROUPS: Final = 0
 _ORDER_IN_BUFFER: Final = 1
+_LEAST_BUFFER: Final = 16_384
+_LEAST_BATCHES: Final = 4
 
 
 @final
@@ -58,7 +60,7 @@ class Batches:
         part: Which split is read.
         num_requests: The most requests in a batch, ≥ 1.
         seed: The seed of the order; None for file order.
-        buffer_requests: About how many requests are shuffled together.
+        buffer_requests: About how many requests are shuffled together, and the most that are kept.
         buffer_candidates: About how many candidates at most, where requests hold many.
 
     Raises:
@@ -117,7 +119,7 @@ class Batches:
 
     def num_batches(self, epoch: int) -> int:
         """The number of batches of an epoch."""
-        return sum(self._num_cuts(sum(count for _, count in buffer)) for buffer in self._plan(epoch))
+        return sum(self._num_cuts(_count(buffer)) for buffer in self._plan(epoch))
 
     def epoch(self, epoch: int, *, start: Position | None = None) -> Iterator[tuple[Position, Batch]]:
         """The batches of an epoch in order, each with the position that comes after it.
@@ -187,15 +189,19 @@ class Batches:
         """About equally large runs of blocks; what is too small for a batch joins the run before it."""
         sizes = [self._share_of_buffer(block, count) for block, count in selections]
         num_buffers = max(1, math.ceil(sum(sizes) - 1e-9))
+        if num_buffers > 1 and self._seed is None:
+            # Nothing is mixed, so buffers need be no larger than makes equal batches; one block each costs no copy.
+            enough = max(_LEAST_BUFFER, _LEAST_BATCHES * self._num_requests)
+            num_buffers = max(num_buffers, _count(selections) // enough)
         buffers: list[list[tuple[Block, int]]] = []
         last = -1
         for selection, size_after, size in zip(selections, accumulate(sizes), sizes, strict=True):
             index = int((size_after - size) / sum(sizes) * num_buffers + 1e-9)
-            if index != last:
+            if index != last and (not buffers or _count(buffers[-1]) >= self._num_requests):
                 buffers.append([])
                 last = index
             buffers[-1].append(selection)
-        if len(buffers) > 1 and sum(count for _, count in buffers[-1]) < self._num_requests:
+        if len(buffers) > 1 and _count(buffers[-1]) < self._num_requests:
             buffers[-2].extend(buffers.pop())
         return buffers
 
@@ -219,3 +225,7 @@ class Batches:
         audit = chunk.whole.audit
         codes = self._split.assign(audit.times_us_R.numpy(), audit.request_ids_R.numpy())
         return chunk.take(np.flatnonzero(codes == self._code))
+
+
+def _count(selections: Sequence[tuple[Block, int]]) -> int:
+    return sum(count for _, count in selections)
