@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_example import SCHEMA, expected_of, flat_table, plain_requests, request_table, requests_of
 
+from rankwell.data import blocks as blocks_module
 from rankwell.data.chunk import Chunk, ragged_rows
 from rankwell.data.log import log_from_table, open_log
 from rankwell.schema import Action, Categorical, Numeric, Schema, Sequence
@@ -50,11 +51,15 @@ def test_every_column_arrives_from_parquet(tmp_path, layout, row_group_size):
 
 
 @pytest.mark.parametrize("layout", ["requests", "flat"])
-def test_every_column_arrives_from_memory(layout):
+@pytest.mark.parametrize("longest_block", [1000, 4])
+def test_every_column_arrives_from_memory(layout, longest_block, monkeypatch):
+    monkeypatch.setattr(blocks_module, "_LONGEST_BLOCK", longest_block)
     requests = plain_requests(9, seed=2)
     table = request_table(requests) if layout == "requests" else flat_table(requests)
-    (chunk,) = chunks_of(log_from_table(table, SCHEMA, layout=layout))
-    same(requests_of(chunk.slice(0, 9)), [expected_of(request) for request in requests])
+    chunks = chunks_of(log_from_table(table, SCHEMA, layout=layout))
+    assert (len(chunks) > 1) == (longest_block == 4)
+    whole = Chunk.concatenated(chunks)
+    same(requests_of(whole.slice(0, 9)), [expected_of(request) for request in requests])
 
 
 def test_ids_are_exact_beyond_what_a_float_holds():
