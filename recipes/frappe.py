@@ -36,7 +36,7 @@ def schema() -> Schema:
 def build(statistics: NumericStatistics, seed: int) -> WideDeep:
     """Rows of 10, as BARS prescribes, and three hidden layers of 400 with batch norm."""
     deep = DeepSettings(width=10, hidden=(400, 400, 400), batch_norm=True, init_scale=0.05)
-    wide = LogisticSettings(cross_default_rate=0.5)
+    wide = LogisticSettings(cross_default_rate=0.4)
     return WideDeep(schema(), statistics, WideDeepSettings(wide=wide, deep=deep), seed=seed)
 
 
@@ -55,7 +55,7 @@ def recipe() -> Recipe:
         },
         build=build,
         optimizers=OptimizerPlan(
-            dense=DenseAdamW(learning_rate=1e-3),
+            dense=DenseAdamW(learning_rate=1e-3, decay=2.0),
             rows={"crosses": AdaGrad(learning_rate=1.0)},
             default_rows=RowWiseAdaGrad(learning_rate=0.02, decay=2.0),
         ),

@@ -12,12 +12,13 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, embedding_bag
+from torch.nn.functional import embedding_bag
 
 from rankwell.data.statistics import NumericStatistics
 from rankwell.models.numeric_inputs import BucketIds
 from rankwell.schema import Bag, Categorical, Numeric, Quantiles, Schema, TableSpec
 from rankwell.tables.hashing import cross_ids
+from rankwell.tables.rows import rows_side_by_side
 from rankwell.tables.table import IdColumn, Table
 from rankwell.types import Column, Features, Ragged
 
@@ -58,6 +59,9 @@ class IdColumns(nn.Module, abc.ABC):
 class FeatureColumns(IdColumns):
     """Every id column but the crosses: categoricals, bucketed numerics, bags and the fields of sequences.
 
+    `matches` are the pairs of a request's row block and a candidate's that come from one table: what the member did,
+    and what is offered now, in the same terms.
+
     Args:
         schema: Declares them.
         statistics: For the bucket edges.
@@ -77,6 +81,18 @@ class FeatureColumns(IdColumns):
         self.specs = tuple(spec for name, spec in schema.table_specs().items() if name in tables)
         sides = [*self.ids.side.values(), *(on for _, _, on in self._bags), *("request" for _ in self._history)]
         self.num_blocks = {on: sides.count(on) for on in ("request", "candidate")}
+        blocks = {on: self._tables_of_blocks(on) for on in ("request", "candidate")}
+        self.matches = tuple(
+            (r, c)
+            for r, of_request in enumerate(blocks["request"])
+            for c, of_candidate in enumerate(blocks["candidate"])
+            if of_request == of_candidate
+        )
+
+    def _tables_of_blocks(self, on: str) -> list[str]:
+        single = [self.ids.table[name] for name, side in self.ids.side.items() if side == on]
+        bags = [table for _, table, side in self._bags if side == on]
+        return [*single, *bags, *(table for _, _, table in self._history if on == "request")]
 
     def single(self, features: Features, on: str) -> list[IdColumn]:
         """See `IdColumns`."""
@@ -198,7 +214,7 @@ class RowLookup(nn.Module):
 def _side_by_side(index_n: Tensor, rows_UW: Tensor, num_entries: int, num_columns: int) -> Tensor:
     if num_columns == 0:
         return torch.zeros(num_entries, 0)
-    return embedding(index_n.view(num_columns, num_entries).t(), rows_UW).flatten(1)
+    return rows_side_by_side(rows_UW, index_n, num_columns)
 
 
 def _means(index_n: Tensor, rows_UW: Tensor, offsets: Tensor) -> Tensor:

@@ -122,7 +122,12 @@ class WidePart(nn.Module):
 
 @final
 class DeepPart(nn.Module):
-    """Rows and numeric inputs, concatenated, through hidden layers: linear, [batch norm], ReLU, [dropout]."""
+    """Rows and numeric inputs, concatenated, through hidden layers: linear, [batch norm], ReLU, [dropout].
+
+    Where a request and a candidate read one table (the jobs a member acted on, and the job offered), the product of
+    their rows, element by element, stands beside them: a layer over two rows side by side needs many examples to find
+    that they are alike, and over their product few.
+    """
 
     def __init__(self, schema: Schema, statistics: NumericStatistics, settings: DeepSettings, seed: int) -> None:
         super().__init__()
@@ -137,6 +142,8 @@ class DeepPart(nn.Module):
         self.distances = DistanceInputs(schema)
         width = self.rows.request_width + self.rows.candidate_width
         width += self.on_request.width + self.on_candidate.width + self.distances.width
+        self._matches, self._width = columns.matches, settings.width
+        width += len(self._matches) * self._width
         layers: list[nn.Module] = []
         for hidden in settings.hidden:
             layers.append(nn.Linear(width, hidden))
@@ -157,10 +164,17 @@ class DeepPart(nn.Module):
             rows.candidate_CW,
             self.on_candidate(features.candidates, features.num_candidates),
             self.distances(features),
-            request_RD[features.request_C] if request_RD.shape[1] else request_RD.new_zeros(features.num_candidates, 0),
         ]
-        hidden_CD: Tensor = self.layers(torch.cat([part for part in parts if part.shape[1]], dim=1))
+        if request_RD.shape[1]:
+            request_CD = request_RD[features.request_C]
+            parts.append(request_CD)
+            parts += [self._block(request_CD, r) * self._block(rows.candidate_CW, c) for r, c in self._matches]
+        filled = [part for part in parts if part.shape[1]]
+        hidden_CD: Tensor = self.layers(torch.cat(filled, dim=1) if len(filled) > 1 else filled[0])
         return hidden_CD
+
+    def _block(self, rows: Tensor, index: int) -> Tensor:
+        return rows[:, index * self._width : (index + 1) * self._width]
 
 
 @final

@@ -11,9 +11,11 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
-import torch
+import numba
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rankwell.errors import TrainingError
@@ -88,6 +90,7 @@ class AdaGrad(RowOptimizer):
         learning_rate, decay: See `RowOptimizer`.
         epsilon: ε.
 
+    >>> import torch
     >>> rows, state = torch.zeros(1, 2), torch.zeros(1, 2)
     >>> AdaGrad(learning_rate=0.1).update(rows, torch.tensor([[3.0, -0.5]]), state, 1, 0.1)
     >>> rows
@@ -103,10 +106,8 @@ class AdaGrad(RowOptimizer):
 
     def update(self, rows_UW: Tensor, grads_UW: Tensor, state_US: Tensor, step: int, learning_rate: float) -> None:
         """See the class."""
-        if self.decay:
-            rows_UW.mul_(1.0 - learning_rate * self.decay)
-        state_US.addcmul_(grads_UW, grads_UW)
-        rows_UW.addcdiv_(grads_UW, state_US.sqrt().add_(self.epsilon), value=-learning_rate)
+        keep = 1.0 - learning_rate * self.decay
+        _adagrad(rows_UW.numpy(), grads_UW.numpy(), state_US.numpy(), keep, learning_rate, self.epsilon)
 
 
 @final
@@ -121,6 +122,7 @@ class RowWiseAdaGrad(RowOptimizer):
         learning_rate, decay: See `RowOptimizer`.
         epsilon: ε.
 
+    >>> import torch
     >>> rows, state = torch.zeros(1, 2), torch.zeros(1, 1)
     >>> RowWiseAdaGrad(learning_rate=0.1).update(rows, torch.tensor([[3.0, 4.0]]), state, 1, 0.1)
     >>> state.item(), rows.norm().item()  # (9 + 16) / 2; the step's mean square is learning_rate²
@@ -136,7 +138,34 @@ class RowWiseAdaGrad(RowOptimizer):
 
     def update(self, rows_UW: Tensor, grads_UW: Tensor, state_US: Tensor, step: int, learning_rate: float) -> None:
         """See the class."""
-        if self.decay:
-            rows_UW.mul_(1.0 - learning_rate * self.decay)
-        state_US.add_(torch.linalg.vector_norm(grads_UW, dim=1, keepdim=True).square_(), alpha=1.0 / grads_UW.shape[1])
-        rows_UW.addcmul_(grads_UW, state_US.sqrt().add_(self.epsilon).reciprocal_(), value=-learning_rate)
+        keep = 1.0 - learning_rate * self.decay
+        _row_wise_adagrad(rows_UW.numpy(), grads_UW.numpy(), state_US.numpy(), keep, learning_rate, self.epsilon)
+
+
+_Floats = NDArray[np.floating[Any]]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _adagrad(
+    rows_UW: _Floats, grads_UW: _Floats, sums_UW: _Floats, keep: float, learning_rate: float, epsilon: float
+) -> None:  # pragma: no cover - compiled
+    for u in range(rows_UW.shape[0]):
+        for w in range(rows_UW.shape[1]):
+            grad = grads_UW[u, w]
+            sums_UW[u, w] += grad * grad
+            rows_UW[u, w] = keep * rows_UW[u, w] - learning_rate * grad / (np.sqrt(sums_UW[u, w]) + epsilon)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _row_wise_adagrad(
+    rows_UW: _Floats, grads_UW: _Floats, sums_U1: _Floats, keep: float, learning_rate: float, epsilon: float
+) -> None:  # pragma: no cover - compiled
+    width = rows_UW.shape[1]
+    for u in range(rows_UW.shape[0]):
+        total = 0.0
+        for w in range(width):
+            total += np.float64(grads_UW[u, w]) * np.float64(grads_UW[u, w])
+        sums_U1[u, 0] += total / width
+        rate = learning_rate / (np.sqrt(np.float64(sums_U1[u, 0])) + epsilon)
+        for w in range(width):
+            rows_UW[u, w] = keep * rows_UW[u, w] - rate * grads_UW[u, w]

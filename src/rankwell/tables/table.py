@@ -19,6 +19,7 @@ from rankwell.schema import TableSpec
 from rankwell.tables.hashing import name_salt, uniform_rows
 from rankwell.tables.row_map import NUM_OWN_ROWS, RowMap
 from rankwell.tables.row_optimizers import RowOptimizer
+from rankwell.tables.rows import put_rows, take_rows
 
 __all__ = ["IdColumn", "Loan", "Table"]
 
@@ -158,7 +159,7 @@ class Table:
         ids_n, bounds_F, tables_F = self._flat(columns)
         needed = self._map.needed(ids_n, bounds_F, tables_F, self._sightings, step=self._step)
         slots_U = torch.from_numpy(needed.slots_U)
-        rows_UW = self.rows.index_select(0, slots_U)
+        rows_UW = take_rows(self.rows, slots_U)
         if self._rule.decay:
             self._rule.refresh(rows_UW, self._state[:0], self._log_shrink - self._paid[slots_U])
         loan = Loan(rows_UW.requires_grad_(), torch.from_numpy(needed.index_n), slots_U)
@@ -193,10 +194,10 @@ class Table:
         if not loans:
             return
         slots_U, grads_UW, rows_UW = _united(loans)
-        state_US = self._state.index_select(0, slots_U)
+        state_US = take_rows(self._state, slots_U)
         rule.update(rows_UW, grads_UW, state_US, self._step, self._learning_rate)
-        self.rows.index_copy_(0, slots_U, rows_UW)
-        self._state.index_copy_(0, slots_U, state_US)
+        put_rows(self.rows, slots_U, rows_UW)
+        put_rows(self._state, slots_U, state_US)
         if rule.decay:
             self._paid[slots_U] = self._log_shrink
 

@@ -33,9 +33,11 @@ class DenseAdamW:
     def build(self, *modules: nn.Module) -> AdamW:
         """The optimizer over all parameters of the modules."""
         parameters = [parameter for module in modules for parameter in module.parameters()]
-        matrices = [p for p in parameters if p.ndim > 1]
-        vectors = [p for p in parameters if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": self.decay}, {"params": vectors, "weight_decay": 0.0}]
+        groups = [{"params": parameters, "weight_decay": 0.0}]  # each group costs its own round of calls a step
+        if self.decay:
+            matrices = [p for p in parameters if p.ndim > 1]
+            vectors = [p for p in parameters if p.ndim <= 1]
+            groups = [{"params": matrices, "weight_decay": self.decay}, {"params": vectors, "weight_decay": 0.0}]
         return AdamW(
             [group for group in groups if group["params"]],
             lr=self.learning_rate, betas=self.betas, eps=self.epsilon, fused=True,
