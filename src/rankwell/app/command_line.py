@@ -59,7 +59,7 @@ def main() -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the log, the bundle and the report.")] = Path("out/demo"),
-    requests: Annotated[int, typer.Option(min=1_000, help="Requests to simulate.")] = 40_000,
+    requests: Annotated[int, typer.Option(min=1_000, help="Requests to simulate.")] = 60_000,
     seed: Seed = 0,
     json_file: Json = None,
 ) -> None:

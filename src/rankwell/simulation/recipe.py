@@ -27,13 +27,13 @@ __all__ = ["DEEP", "KINDS", "LOGISTIC", "SEGMENTS", "WIDE_DEEP", "Kind", "market
 SEGMENTS: Final = ("seniority", "experience_band", "job_seniority", "gender")
 """The columns that reports are broken down by; two of them are no features."""
 
-_WIDE = LogisticSettings(default_rate=0.01)
-_DEEP = DeepSettings(width=16, hidden=(128, 64), init_scale=0.05, default_rate=0.01)
+_WIDE = LogisticSettings(default_rate=0.01, cross_default_rate=0.01)
+_DEEP = DeepSettings(width=8, hidden=(128, 64), dropout=0.1, init_scale=0.3, default_rate=0.01)
 _WIDE_ROWS: Mapping[str, RowOptimizer] = {
     "wide": AdaGrad(learning_rate=0.05),
     "crosses": AdaGrad(learning_rate=0.05),
 }
-_DEEP_ROWS: Mapping[str, RowOptimizer] = {"deep": RowWiseAdaGrad(learning_rate=0.05)}
+_DEEP_ROWS: Mapping[str, RowOptimizer] = {"deep": RowWiseAdaGrad(learning_rate=0.2)}
 
 
 @final
@@ -61,25 +61,25 @@ KINDS: Final = (LOGISTIC, DEEP, WIDE_DEEP)
 
 
 def marketplace_recipe(kind: Kind = WIDE_DEEP, *, schema: Schema | None = None) -> Recipe:
-    """The recipe for a folder written by `rankwell.simulation.simulate.simulate`: log split by time, 70/10/10/10.
+    """The recipe for a folder written by `rankwell.simulation.simulate.simulate`: log split by time, 60/10/15/15.
 
     Args:
         kind: Which model.
         schema: By default that of the default marketplace.
     """
     schema = schema or marketplace_schema()
-    whole = LogPart(path="log", split=TimeSplit())
+    whole = LogPart(path="log", split=TimeSplit(train=0.6, tune=0.1, calibrate=0.15, test=0.15))
     return Recipe(
         name="marketplace",
         schema=schema,
         parts={"train": whole, "tune": whole, "calibrate": whole, "test": whole},
         build=lambda statistics, seed: kind.build(schema, statistics, seed),
         optimizers=OptimizerPlan(
-            dense=DenseAdamW(learning_rate=1e-3),
+            dense=DenseAdamW(learning_rate=3e-3),
             rows=kind.rows,
         ),
-        loop=LoopSettings(max_epochs=4, patience=1),
-        num_requests=64,
+        loop=LoopSettings(max_epochs=3, patience=3, drop_factor=1.0, anneal_to=0.05),
+        num_requests=32,
         calibrate=fit_isotonic,
         segments=SEGMENTS,
     )

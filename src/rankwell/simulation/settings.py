@@ -64,8 +64,8 @@ class MarketplaceSettings:
     500
     """
 
-    num_members: int = 20_000
-    num_jobs: int = 3_000
+    num_members: int = 4_000
+    num_jobs: int = 800
     num_titles: int = 80
     num_industries: int = 24
     num_cities: int = 25
