@@ -1,9 +1,9 @@
 """CPU-µs a row of rankwell's training loop against hand-written PyTorch loops: the same model, the same data, one run.
 
-The model: 10 categorical fields, rows of 10, hidden layers 256 and 128, one logit, binary cross-entropy. The hand-written
-loops get the data in the form that suits them best (one int64 matrix in memory, already shuffled, one embedding with
-offsets); rankwell reads its own log through its own batches, columns by name, checks included. All of them run on one
-thread and with the same matmul precision.
+The model: 10 categorical fields, rows of 10, hidden layers 256 and 128, one logit, binary cross-entropy. The
+hand-written loops get the data in the form that suits them best (one int64 matrix in memory, already shuffled, one
+embedding with offsets); rankwell reads its own log through its own batches, columns by name, checks included. All of
+them run on one thread and with the same matmul precision.
 
     python benchmarks/training_throughput.py [--json FILE] [--rows N] [--repeats N]
 """

@@ -141,9 +141,9 @@ def test_training_marks_the_epoch_kept_and_each_drop_of_the_learning_rate() -> N
     texts = _texts(svg)
     assert "Deep" in texts
     assert "Not trained by the loop" not in texts
-    # Each of two panels has 4 epochs and 2 drops filled in the model's colour; the ring of the best is not filled.
-    assert len(_dots(svg, "--after")) == 2 * (4 + 2)
-    assert len(re.findall(r'<use [^>]*style="fill-opacity: 0; stroke: var\(--after\)', str(svg))) == 2
+    # Each of three panels has 4 epochs and 2 drops filled in the model's colour; the ring of the best is not filled.
+    assert len(_dots(svg, "--after")) == 3 * (4 + 2)
+    assert len(re.findall(r'<use [^>]*style="fill-opacity: 0; stroke: var\(--after\)', str(svg))) == 3
 
 
 @pytest.mark.parametrize("loss", [0.4, math.nan])

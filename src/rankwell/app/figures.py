@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from markupsafe import Markup
@@ -215,46 +215,39 @@ def _draw_ratio(
 
 
 def training_figure(histories: Mapping[str, TrainingHistory]) -> Markup | None:
-    """Log loss and AUC on the tune split by epoch, one line a model; None where nothing was trained."""
+    """What is minimised on train, and log loss and AUC on tune, by epoch; one line a model; None without training."""
     trained = {name: history for name, history in histories.items() if history.epochs}
     if not trained:
         return None
     colours = {name: MODEL_COLOURS[place % len(MODEL_COLOURS)] for place, name in enumerate(histories)}
     with drawing(3.5) as figure:
-        losses, areas = figure.subplots(1, 2, gridspec_kw={"wspace": 0.08})
+        panels = figure.subplots(1, 3, gridspec_kw={"wspace": 0.08})
         longest = max(len(history.epochs) for history in trained.values())
-        for axes, title in ((losses, "Log loss in nats: lower is better"), (areas, "AUC on tune: higher is better")):
+        titles = ("Train: what is minimised", "Tune: log loss in nats", "Tune: AUC")
+        for axes, title in zip(panels, titles, strict=True):
             plain_axes(axes, grid="y")
             axes.set_title(title)
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(FixedLocator([1]) if longest == 1 else MaxNLocator(8, integer=True))
-        bounds: list[float] = []
         for name, history in trained.items():
             epoch = [record.epoch + 1 for record in history.epochs]
-            train = [record.train_loss for record in history.epochs]
-            tune = [record.tune_log_loss for record in history.epochs]
-            area = [record.tune_auc for record in history.epochs]
-            style: dict[str, Any] = {"color": colours[name], "marker": ".", "markersize": 4.0, "linewidth": 1.5}
-            losses.plot(epoch, train, color=colours[name], linewidth=0.9, linestyle=(0, (4, 2)), alpha=0.75)
-            losses.plot(epoch, tune, **style)
-            areas.plot(epoch, area, **style)
+            columns = (
+                [record.train_loss for record in history.epochs],
+                [record.tune_log_loss for record in history.epochs],
+                [record.tune_auc for record in history.epochs],
+            )
             best = [record.epoch == history.best_epoch for record in history.epochs]
-            dropped = [False, *(now.learning_rate < last.learning_rate for last, now in pairwise(history.epochs))]
-            for axes, value in ((losses, tune), (areas, area)):
+            # annealing lowers the rate a little every epoch, which is no event; a drop on a plateau is one
+            pairs = pairwise(history.epochs)
+            dropped = [False, *(now.learning_rate < 0.4 * last.learning_rate for last, now in pairs)]
+            for axes, value in zip(panels, columns, strict=True):
+                axes.plot(epoch, value, color=colours[name], marker=".", markersize=4.0, linewidth=1.5)
                 _mark_where(axes, epoch, value, best, "o", colours[name])
                 _mark_where(axes, epoch, value, dropped, "v", colours[name])
-            bounds += [*tune, *(train[1:] or train)]
-        # The first epoch's training loss counts the random start: it would press everything else into a corner.
-        finite = [bound for bound in bounds if math.isfinite(bound)]
-        if finite:
-            margin = max((max(finite) - min(finite)) * 0.08, 1e-4)
-            losses.set_ylim(min(finite) - margin, max(finite) + margin)
         handles = [Line2D([], [], color=colours[name], linewidth=2.5, label=name) for name in trained]
         handles += [
-            Line2D([], [], color=MUTED, marker=".", linewidth=1.5, label="tune"),
-            Line2D([], [], color=MUTED, linestyle=(0, (4, 2)), linewidth=0.9, label="train"),
             Line2D([], [], color=MUTED, marker="o", markerfacecolor="none", markersize=7, linewidth=0, label="kept"),
-            Line2D([], [], color=MUTED, marker="v", markersize=5, linewidth=0, label="learning rate lowered"),
+            Line2D([], [], color=MUTED, marker="v", markersize=5, linewidth=0, label="learning rate dropped"),
         ]
         figure.legend(
             handles=handles, loc="outside upper left", ncols=len(handles), columnspacing=1.4, handlelength=1.6
@@ -262,7 +255,7 @@ def training_figure(histories: Mapping[str, TrainingHistory]) -> Markup | None:
         return to_svg(
             figure,
             name="training",
-            description="Training curves: log loss and AUC on the tune split after each epoch of "
+            description="Training curves: training loss, and log loss and AUC on the tune split, by epoch, of "
             + ", ".join(f"{name} ({len(history.epochs)} epochs)" for name, history in trained.items()),
         )
 
