@@ -5,6 +5,7 @@ R requests.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,18 @@ class Batches:
         self._counts_of_block: npt.NDArray[np.int64] | None = None
         self._num_candidates: int | None = None
         self._kept: Chunk | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that the order of batches depends on: schema, rows of each block, split, seed, sizes.
+
+        It is the same in every process and wherever the log stands. Of the rows it knows number and times, not values.
+        """
+        log = self._log
+        blocks = [(b.source, b.start, b.stop, b.row_group, b.num_requests, b.times_us) for b in log.blocks]
+        sizes = (self._num_requests, self._buffer_requests, self._buffer_candidates)
+        stream = (log.schema.to_json(), log.layout.kind, blocks, self._split, self._part, sizes, self._seed)
+        return hashlib.sha256(repr(stream).encode()).hexdigest()[:16]
 
     @property
     def num_requests_total(self) -> int:

@@ -254,6 +254,7 @@ class Table:
             raise SchemaError(
                 "a row stands outside its table", found=int(slots.max()), allowed=f"0 … {self.num_rows - 1}"
             )
+        self._settle_decay()  # what the old rows owe is no debt of the new ones
         self._sightings[:] = 0
         self._sightings[slots.numpy()] = sightings.numpy()
         self.rows[slots] = rows
