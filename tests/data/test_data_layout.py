@@ -91,13 +91,6 @@ def test_types_that_carry_ids_without_loss():
     assert [t for t in (pa.float64(), pa.string(), pa.list_(pa.int64())) if job.allows(t)] == []
 
 
-def test_a_label_that_is_also_a_feature_is_refused():
-    with pytest.raises(SchemaError, match=r"column 'click' is the label of 'click' and also the numeric of 'clicked'"):
-        LogLayout.of(
-            Schema(features=(Numeric(name="clicked", column="click"),), actions=(Action(name="click"),)), "flat"
-        )
-
-
 def test_one_column_cannot_stand_on_two_sides():
     schema = Schema(
         features=(Numeric(name="a", column="x"), Numeric(name="b", column="x", on="request")),

@@ -71,7 +71,6 @@ _IN_WORDS: Final[dict[str, str]] = {
     "number": "integer, float or bool",
 }
 _LIST_ROLES: Final = frozenset({"bag", "vector"})
-_SECRET_OF_MODELS: Final = frozenset({"label", "observed"})
 
 
 def _family(role: Role) -> str:
@@ -208,7 +207,7 @@ class LogLayout:
         """The layout of a log that keeps `schema`.
 
         Raises:
-            SchemaError: One column is put to two uses that don't go together, such as a label and a feature.
+            SchemaError: One column is put to two uses of different shapes, such as on the request and on the candidate.
         """
         columns = tuple(_columns(schema, kind))
         _refuse_contradictions(columns)
@@ -289,15 +288,15 @@ def _feature_columns(
         case Vector():
             yield LogColumn(name, feature.name, "vector", feature.on, outer + 1, width=feature.width)
         case Place():
-            yield LogColumn(f"{name}_lat", feature.name, "latitude", feature.on, outer)
-            yield LogColumn(f"{name}_lon", feature.name, "longitude", feature.on, outer)
+            latitude, longitude = feature.columns
+            yield LogColumn(latitude, feature.name, "latitude", feature.on, outer)
+            yield LogColumn(longitude, feature.name, "longitude", feature.on, outer)
 
 
 def _action_columns(action: Action, lists: int) -> Iterator[LogColumn]:
-    name = action.column or action.name
     graded = action.kind == "graded"
-    yield LogColumn(name, action.name, "label", "candidate", lists, nullable=True, graded=graded)
-    yield LogColumn(f"{action.name}_observed", action.name, "observed", "candidate", lists, required=False)
+    yield LogColumn(action.label_column, action.name, "label", "candidate", lists, nullable=True, graded=graded)
+    yield LogColumn(action.observed_column, action.name, "observed", "candidate", lists, required=False)
 
 
 def _refuse_contradictions(columns: tuple[LogColumn, ...]) -> None:
@@ -311,11 +310,4 @@ def _refuse_contradictions(columns: tuple[LogColumn, ...]) -> None:
                 found=[first.allowed, column.allowed],
                 allowed="one shape a column",
                 do="give one of the two another `column`",
-            )
-        if first is not column and ({first.role, column.role} & _SECRET_OF_MODELS):
-            raise SchemaError(
-                f"column {column.name!r} is the {column.role} of {column.owner!r} and also the {first.role} of "
-                f"{first.owner!r}",
-                allowed="a label's column has no other use: a model that sees it has nothing to predict",
-                do=f"give {first.owner!r} another `column`, or drop it",
             )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
+import torch
 from pydantic import Field, StringConstraints, model_validator
+from torch import Tensor
 
+from rankwell.errors import LogError, SchemaError
 from rankwell.schema.transforms import Declaration, Quantiles, Standardise, Transform
 
 __all__ = [
@@ -22,11 +25,15 @@ __all__ = [
     "Vector",
 ]
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=100)]
+_NAME_PATTERN: Final = r"^[A-Za-z][A-Za-z0-9_]*$"
+Name = Annotated[str, StringConstraints(pattern=_NAME_PATTERN, max_length=100)]
+# A cross of six columns names its table with all of their names.
+TableName = Annotated[str, StringConstraints(pattern=_NAME_PATTERN, max_length=700)]
 Side = Literal["request", "candidate", "event"]
 NumIds = Annotated[int, Field(ge=1, le=2**40)]
 
-DEFAULT_NUM_ROWS = 65_536
+DEFAULT_NUM_ROWS: Final = 65_536
+_AGE: Final = "age_s"
 
 
 class TableSpec(Declaration):
@@ -39,14 +46,20 @@ class TableSpec(Declaration):
         num_rows: Ids are any int64 ≥ 0 and are hashed to this many rows.
     """
 
-    name: Name
+    name: TableName
     num_ids: NumIds | None = None
     num_rows: NumIds | None = None
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
         if (self.num_ids is None) == (self.num_rows is None):
-            raise ValueError(f"table {self.name!r}: give exactly one of num_ids (own rows) and num_rows (hashed)")
+            raise SchemaError(
+                f"table {self.name!r} has {'no size' if self.num_ids is None else 'two sizes'}",
+                found={"num_ids": self.num_ids, "num_rows": self.num_rows},
+                allowed="exactly one of num_ids and num_rows",
+                do="give num_ids=n where ids are 0 … n - 1 and each has its own row, else num_rows, to which ids "
+                "are hashed",
+            )
         return self
 
     @property
@@ -73,7 +86,12 @@ class _IdColumn(Declaration):
     @model_validator(mode="after")
     def _at_most_one_size(self) -> Self:
         if self.num_ids is not None and self.num_rows is not None:
-            raise ValueError(f"feature {self.name!r}: give at most one of num_ids (own rows) and num_rows (hashed)")
+            raise SchemaError(
+                f"feature {self.name!r} gives its table two sizes",
+                found={"num_ids": self.num_ids, "num_rows": self.num_rows},
+                allowed="at most one of num_ids and num_rows",
+                do="keep num_ids where each id 0 … num_ids - 1 has its own row, else num_rows, to which ids are hashed",
+            )
         return self
 
     @property
@@ -154,6 +172,12 @@ class Place(Declaration):
     on: Side = "candidate"
     column: Name | None = None
 
+    @property
+    def columns(self) -> tuple[str, str]:
+        """The log's columns of latitude and longitude."""
+        name = self.column or self.name
+        return f"{name}_lat", f"{name}_lon"
+
 
 class Sequence(Declaration):
     """The member's recent events, oldest first; list columns `<name>_<field>` on the request.
@@ -173,18 +197,46 @@ class Sequence(Declaration):
     max_length: Annotated[int, Field(ge=1, le=65_536)] = 50
 
     @model_validator(mode="after")
-    def _fields_are_on_events(self) -> Self:
+    def _fields_are_of_events(self) -> Self:
         for field in self.fields:
             if field.on != "event":
-                raise ValueError(f"sequence {self.name!r}: field {field.name!r} must be declared with on='event'")
+                raise SchemaError(
+                    f"sequence {self.name!r}: field {field.name!r} does not stand on the event",
+                    found=f"on={field.on!r}",
+                    allowed="on='event'",
+                    do=f"declare {field.name!r} with on='event', or as a feature outside the sequence",
+                )
             if isinstance(field, Numeric) and isinstance(field.transform, Quantiles):
-                raise ValueError(f"sequence {self.name!r}: field {field.name!r} can't be bucketed by quantiles")
-        if not any(isinstance(field, Categorical) for field in self.fields):
-            raise ValueError(f"sequence {self.name!r}: declare at least one categorical field")
+                raise SchemaError(
+                    f"sequence {self.name!r}: field {field.name!r} can't be bucketed",
+                    found="transform=Quantiles",
+                    allowed="another transform for the numerics of events",
+                    do="declare another transform, or bucket it in the log and declare a categorical",
+                )
         names = [field.name for field in self.fields]
-        if len(set(names)) < len(names) or self.time in names or "age_s" in names:
-            raise ValueError(f"sequence {self.name!r}: field names repeat, or use 'age_s' or the time's name")
+        if not any(isinstance(field, Categorical) for field in self.fields):
+            raise SchemaError(
+                f"sequence {self.name!r} has no categorical field",
+                found=names,
+                allowed="at least one, such as the item that was acted on",
+                do="declare it",
+            )
+        taken = {_AGE, self.time}
+        repeated = sorted({name for name in names if names.count(name) > 1 or name in taken})
+        if repeated:
+            raise SchemaError(
+                f"sequence {self.name!r}: names of fields stand twice, or are taken",
+                found=repeated,
+                allowed=f"each name once, and neither {_AGE!r} nor the time's name {self.time!r}",
+                do="give the fields other names; `column` says which column of the log they read",
+            )
         return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The log's columns, in the order of the fields, the time last."""
+        names = [field.column or field.name for field in self.fields]
+        return tuple(f"{self.name}_{name}" for name in (*names, *([] if self.time is None else [self.time])))
 
 
 class Cross(Declaration):
@@ -197,6 +249,17 @@ class Cross(Declaration):
 
     of: Annotated[tuple[Name, ...], Field(min_length=2, max_length=6)]
     num_rows: NumIds = 2**18
+
+    @model_validator(mode="after")
+    def _each_column_once(self) -> Self:
+        if len(set(self.of)) < len(self.of):
+            raise SchemaError(
+                f"cross {self.name!r} names a column twice",
+                found=list(self.of),
+                allowed="two to six different columns",
+                do="name each column once",
+            )
+        return self
 
     @property
     def name(self) -> str:
@@ -212,7 +275,7 @@ class Action(Declaration):
         kind: "binary" (0 or 1) or "graded" (0, 1, 2, …).
         column: The log's column, where it isn't called `name`.
         threshold: For log loss a graded label counts as 1 from here on.
-        gains: For ranking losses and nDCG, the gain of each grade; by default 2^grade - 1.
+        gains: For ranking losses and nDCG, the gain of each grade from 0 on; by default 2^grade - 1.
         window_s: How long after the impression the action may still come. Until then it is not `observed`.
     """
 
@@ -220,16 +283,73 @@ class Action(Declaration):
     kind: Literal["binary", "graded"] = "binary"
     column: Name | None = None
     threshold: Annotated[float, Field(gt=0)] | None = None
-    gains: tuple[Annotated[float, Field(ge=0)], ...] | None = None
+    gains: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=2)] | None = None
     window_s: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
-    def _graded_declares_its_threshold(self) -> Self:
+    def _grades_are_declared(self) -> Self:
         if self.kind == "graded" and self.threshold is None:
-            raise ValueError(f"action {self.name!r} is graded: declare the threshold from which it counts as 1")
+            raise SchemaError(
+                f"action {self.name!r} is graded and has no threshold",
+                allowed="a grade above 0 from which a label counts as 1",
+                do="declare threshold=…: probabilities are of reaching it",
+            )
         if self.kind == "binary" and (self.threshold is not None or self.gains is not None):
-            raise ValueError(f"action {self.name!r} is binary: threshold and gains belong to graded actions")
+            raise SchemaError(
+                f"action {self.name!r} is binary, but has what only grades have",
+                found={"threshold": self.threshold, "gains": self.gains},
+                allowed="threshold and gains with kind='graded'",
+                do="declare kind='graded', or drop them",
+            )
+        if self.gains is not None and self.threshold is not None and self.threshold > len(self.gains) - 1:
+            raise SchemaError(
+                f"action {self.name!r}: no grade that has a gain reaches the threshold",
+                found=f"threshold {self.threshold:g} and gains for the grades 0 to {len(self.gains) - 1}",
+                allowed="a threshold of at most the highest grade",
+                do="give a gain for each grade, from 0 on, or lower the threshold",
+            )
         return self
+
+    @property
+    def label_column(self) -> str:
+        """The log's column of labels."""
+        return self.column or self.name
+
+    @property
+    def observed_column(self) -> str:
+        """The log's column that says whether the label is known; a log may lack it, and then every label is."""
+        return f"{self.name}_observed"
+
+    def gain_of(self, labels_C: Tensor) -> Tensor:
+        """The gain of each label for ranking: ``gains[grade]`` where gains are declared, else 2^grade - 1.
+
+        Args:
+            labels_C: Whole grades from 0 on; NaN where not observed.
+
+        Returns:
+            float32; NaN where the label is.
+
+        Raises:
+            LogError: A grade beyond those that have a gain.
+
+        >>> Action(name="click").gain_of(torch.tensor([0.0, 1.0])).tolist()
+        [0.0, 1.0]
+        >>> Action(name="stars", kind="graded", threshold=2, gains=(0, 1, 5)).gain_of(torch.tensor([2.0, 1.0])).tolist()
+        [5.0, 1.0]
+        """
+        if self.gains is None:
+            return torch.exp2(labels_C.double()).float() - 1.0
+        unknown_C = labels_C.isnan()
+        grades_C = torch.where(unknown_C, 0, labels_C).long()
+        if len(grades_C) and int(grades_C.max()) >= len(self.gains):
+            raise LogError(
+                f"action {self.name!r}: a grade has no gain",
+                found=int(grades_C.max()),
+                allowed=f"0 to {len(self.gains) - 1}, the grades that `gains` declares",
+                do="declare a gain for every grade",
+            )
+        gains_C = torch.tensor(self.gains, dtype=torch.float32)[grades_C]
+        return torch.where(unknown_C, torch.nan, gains_C)
 
 
 class Exposure(Declaration):

@@ -74,56 +74,128 @@ class Schema(Declaration):
     ingest_delay_s: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
-    def _names_are_distinct_and_known(self) -> Self:
-        names = [part.name for part in (*self.features, *self.sequences, *self.protected)]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise ValueError(
-                f"names stand twice: {repeated}; a protected attribute that models may see goes into "
-                "visible_protected, not into features"
-            )
-        actions = [action.name for action in self.actions]
-        if len(set(actions)) < len(actions):
-            raise ValueError(f"actions stand twice: {actions}")
-        for feature in (*self.features, *self.protected):
-            if feature.on == "event":
-                raise ValueError(f"feature {feature.name!r}: on='event' is only for the fields of a sequence")
-        unknown = set(self.visible_protected) - {attribute.name for attribute in self.protected}
-        if unknown:
-            raise ValueError(f"visible_protected names no protected attribute: {sorted(unknown)}")
-        if self.item is not None:
-            item = next((f for f in self.features if f.name == self.item), None)
-            if not isinstance(item, Categorical) or item.on != "candidate":
-                raise ValueError(f"item {self.item!r} must name a categorical feature on the candidate")
-        named_pii = {column.casefold() for column in self.pii} & {c.casefold() for c in self._declared_columns()}
-        if named_pii:
-            raise ValueError(f"columns declared as PII are used by the schema: {sorted(named_pii)}")
+    def _names_are_distinct(self) -> Self:
+        for what, names in (
+            ("features, sequences and protected attributes", self._names_of_parts()),
+            ("actions", [action.name for action in self.actions]),
+            ("tables", [table.name for table in self.tables]),
+            ("crosses", [cross.name for cross in self.crosses]),
+        ):
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                raise SchemaError(
+                    f"names of {what} stand twice",
+                    found=repeated,
+                    allowed="each name once",
+                    do="rename one of them (`column` says which column of the log it reads); a protected attribute "
+                    "that models may see goes into visible_protected, not into features",
+                )
         return self
 
     @model_validator(mode="after")
-    def _crosses_are_of_ids(self) -> Self:
-        for cross in self.crosses:
-            for name in cross.of:
-                feature = self._visible_by_name().get(name)
-                bucketed = isinstance(feature, Numeric) and isinstance(feature.transform, Quantiles)
-                if not (isinstance(feature, Categorical) or bucketed):
-                    raise ValueError(
-                        f"cross {cross.name!r}: {name!r} is not a categorical, nor a numeric with Quantiles"
+    def _names_are_known(self) -> Self:
+        for feature in (*self.features, *self.protected):
+            if feature.on == "event":
+                raise SchemaError(
+                    f"feature {feature.name!r} stands on no request and no candidate",
+                    found="on='event'",
+                    allowed="on='request' or on='candidate'",
+                    do="declare it among the fields of a sequence, or on='request'",
+                )
+        attributes = [attribute.name for attribute in self.protected]
+        unknown = sorted(set(self.visible_protected) - set(attributes))
+        if unknown:
+            raise SchemaError(
+                "visible_protected names what is no protected attribute",
+                found=unknown,
+                allowed=attributes,
+                do="declare them in `protected`, or drop them: a plain feature is visible as it is",
+            )
+        if self.item is not None:
+            ids = [f.name for f in self.features if isinstance(f, Categorical) and f.on == "candidate"]
+            if self.item not in ids:
+                raise SchemaError(
+                    "`item` names no categorical feature on the candidate",
+                    found=self.item,
+                    allowed=ids,
+                    do="name the feature whose ids say which item a candidate is",
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _columns_keep_their_secrets(self) -> Self:
+        uses = list(self._column_uses())
+        named_pii = {column.casefold() for column in self.pii}
+        private = sorted({column for column, _ in uses if column.casefold() in named_pii})
+        if private:
+            raise SchemaError(
+                "columns declared as PII are used by the schema",
+                found=private,
+                allowed="columns that name no person",
+                do="drop them from `pii`, or from what reads them; members are told apart by pseudonyms",
+            )
+        owners: dict[str, list[str]] = {}
+        for column, owner in uses:
+            owners.setdefault(column, []).append(owner)
+        for action in self.actions:
+            for column in (action.label_column, action.observed_column):
+                if len(owners[column]) > 1:
+                    raise SchemaError(
+                        f"column {column!r} is a label, and has another use",
+                        found=owners[column],
+                        allowed="labels of one action and nothing else: a model that sees them has nothing to predict",
+                        do="give the other one another `column`, or drop it",
                     )
         return self
 
     @model_validator(mode="after")
+    def _crosses_are_of_ids(self) -> Self:
+        visible = self._visible_by_name()
+        ids = [name for name, f in visible.items() if isinstance(f, Categorical) or _is_bucketed(f)]
+        for cross in self.crosses:
+            for name in cross.of:
+                if name in ids:
+                    continue
+                hidden = any(attribute.name == name for attribute in self.protected) and name not in visible
+                raise SchemaError(
+                    f"cross {cross.name!r}: {name!r} is not one id an entry",
+                    found=visible[name].kind if name in visible else "hidden from models" if hidden else "no feature",
+                    allowed=ids,
+                    do="cross categoricals, or numerics with transform=Quantiles()"
+                    + ("; visible_protected shows a protected attribute to models" if hidden else ""),
+                )
+        return self
+
+    @model_validator(mode="after")
     def _tables_agree(self) -> Self:
-        declared = [table.name for table in self.tables]
-        if len(set(declared)) < len(declared):
-            raise ValueError(f"tables stand twice: {declared}")
+        readers: dict[str, list[str]] = {}
+        for column in self._id_columns(self.protected):
+            readers.setdefault(column.table_name, []).append(column.name)
+        unread = [table.name for table in self.tables if table.name not in readers]
+        if unread:
+            raise SchemaError(
+                "tables are declared that no column reads",
+                found=unread,
+                allowed=sorted(readers),
+                do="name them in the `table` of a categorical or a bag, or drop them",
+            )
+        bucketed = [feature.name for feature in self.visible_features if _is_bucketed(feature)]
+        own = [*bucketed, *(cross.name for cross in self.crosses)]
+        taken = sorted({name for name in own if name in readers or own.count(name) > 1})
+        if taken:
+            raise SchemaError(
+                "tables of crosses or of bucketed numerics have a name that another one has",
+                found={name: readers.get(name, "a cross and a bucketed numeric") for name in taken},
+                allowed="a table of its own for each cross and each bucketed numeric",
+                do="rename the feature, or the table that the ids read",
+            )
         self.table_specs()
         return self
 
     @property
     def visible_features(self) -> tuple[Categorical | Bag | Numeric | Vector | Place, ...]:
         """All features that a model sees: the declared ones and the protected ones named as visible."""
-        return (*self.features, *(a for a in self.protected if a.name in self.visible_protected))
+        return (*self.features, *self._visible_protected())
 
     def feature(self, name: str) -> Categorical | Bag | Numeric | Vector | Place:
         """The visible feature called `name`.
@@ -133,7 +205,11 @@ class Schema(Declaration):
         """
         known = self._visible_by_name()
         if name not in known:
-            raise SchemaError(f"no feature {name!r} in the schema", found=sorted(known))
+            raise SchemaError(
+                f"models see no feature {name!r}",
+                found=sorted(known),
+                do="correct the name; a protected attribute is seen only if visible_protected names it",
+            )
         return known[name]
 
     def action_index(self, name: str) -> int:
@@ -144,7 +220,7 @@ class Schema(Declaration):
         """
         names = [action.name for action in self.actions]
         if name not in names:
-            raise SchemaError(f"no action {name!r} in the schema", found=names)
+            raise SchemaError(f"no action {name!r} in the schema", found=names, do="name one of these actions")
         return names.index(name)
 
     def table_specs(self) -> dict[str, TableSpec]:
@@ -153,13 +229,15 @@ class Schema(Declaration):
         The table of a bucketed numeric has a row a bucket. A table is sized once, in `tables` or by one feature.
         """
         specs = {table.name: table for table in self.tables}
-        columns = list(self._id_columns())
+        columns = list(self._id_columns(self._visible_protected()))
         for column in columns:
             own = column.own_table()
             if column.is_sized and specs.setdefault(own.name, own) != own:
-                raise ValueError(
-                    f"feature {column.name!r} gives table {own.name!r} another size than was declared: "
-                    f"{own.size} and {specs[own.name].size}; size a shared table once"
+                raise SchemaError(
+                    f"feature {column.name!r} gives table {own.name!r} another size than was declared",
+                    found=f"{_size_of(own)} and {_size_of(specs[own.name])}",
+                    allowed="one size for a shared table",
+                    do=f"size it once, in `tables` or by one feature, and let the others say table={own.name!r}",
                 )
         for column in columns:
             specs.setdefault(column.table_name, column.own_table())
@@ -189,8 +267,14 @@ class Schema(Declaration):
     def _visible_by_name(self) -> dict[str, Categorical | Bag | Numeric | Vector | Place]:
         return {feature.name: feature for feature in self.visible_features}
 
-    def _id_columns(self) -> Iterator[Categorical | Bag]:
-        for feature in self.visible_features:
+    def _visible_protected(self) -> tuple[Categorical, ...]:
+        return tuple(attribute for attribute in self.protected if attribute.name in self.visible_protected)
+
+    def _names_of_parts(self) -> list[str]:
+        return [part.name for part in (*self.features, *self.sequences, *self.protected)]
+
+    def _id_columns(self, protected: tuple[Categorical, ...]) -> Iterator[Categorical | Bag]:
+        for feature in (*self.features, *protected):
             if isinstance(feature, Categorical | Bag):
                 yield feature
         for sequence in self.sequences:
@@ -198,9 +282,25 @@ class Schema(Declaration):
                 if isinstance(field, Categorical):
                     yield field
 
-    def _declared_columns(self) -> Iterator[str]:
-        for part in (*self.features, *self.protected, *self.actions):
-            yield part.column or part.name
-        for name in (self.request_id, self.member_id, self.time, self.bid, self.weight):
+    def _column_uses(self) -> Iterator[tuple[str, str]]:
+        """Every column of the log that something reads, and what reads it, in words."""
+        for feature in (*self.features, *self.protected):
+            names = feature.columns if isinstance(feature, Place) else (feature.column or feature.name,)
+            yield from ((name, f"feature {feature.name!r}") for name in names)
+        for sequence in self.sequences:
+            yield from ((name, f"sequence {sequence.name!r}") for name in sequence.columns)
+        for action in self.actions:
+            yield action.label_column, f"action {action.name!r}"
+            yield action.observed_column, f"observed of action {action.name!r}"
+        keys = {"request_id": self.request_id, "member_id": self.member_id, "time": self.time}
+        for use, name in (keys | dict(self.exposure) | {"bid": self.bid, "weight": self.weight}).items():
             if name is not None:
-                yield name
+                yield name, use
+
+
+def _is_bucketed(feature: object) -> bool:
+    return isinstance(feature, Numeric) and isinstance(feature.transform, Quantiles)
+
+
+def _size_of(table: TableSpec) -> str:
+    return f"num_rows={table.num_rows}" if table.hashed else f"num_ids={table.num_ids}"

@@ -14,7 +14,7 @@ __all__ = ["Declaration", "Identity", "Log", "PiecewiseLinear", "Quantiles", "St
 class Declaration(BaseModel):
     """The root of all that a schema declares: frozen, strict about unknown fields, raising `SchemaError`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     if not TYPE_CHECKING:  # type checkers keep pydantic's own signature, field by field
 
@@ -26,12 +26,43 @@ class Declaration(BaseModel):
 
 
 def as_schema_error(error: ValidationError) -> SchemaError:
-    """Pydantic's error in our tree: each place and what is wrong there."""
-    lines = []
-    for detail in error.errors():
-        place = ".".join(str(part) for part in detail["loc"])
-        lines.append(f"{place + ': ' if place else ''}{detail['msg'].removeprefix('Value error, ')}")
-    return SchemaError("the schema does not hold: " + "; ".join(lines), do="mend the declaration named above")
+    """Pydantic's error in our tree: each place, what stands there, and what may."""
+    details = error.errors()
+    places = [".".join([error.title, *(str(part) for part in detail["loc"])]) for detail in details]
+    rules = [_rule(detail["type"], detail["msg"]) for detail in details]
+    absent = [detail["type"] == "missing" for detail in details]
+    if details[0]["type"] == "json_invalid":
+        return SchemaError(
+            f"the text is no {error.title}",
+            found=details[0]["input"],
+            allowed=f"the JSON of a {error.title} ({details[0]['msg']})",
+            do="give what to_json() wrote, whole",
+        )
+    if len(details) == 1:
+        unknown = details[0]["type"] == "extra_forbidden"
+        return SchemaError(
+            f"{places[0]} {'is no field' if unknown else 'is missing' if absent[0] else 'does not hold'}",
+            found=None if absent[0] else details[0]["input"],
+            allowed=rules[0],
+            do="give it" if absent[0] else "drop it, or correct its name" if unknown else "mend this declaration",
+        )
+    return SchemaError(
+        f"{len(details)} declarations of {error.title} do not hold",
+        found="; ".join(
+            place if gone else f"{place} = {detail['input']!r}"
+            for place, gone, detail in zip(places, absent, details, strict=True)
+        ),
+        allowed="; ".join(f"{place}: {rule}" for place, rule in zip(places, rules, strict=True)),
+        do="mend the declarations named above",
+    )
+
+
+def _rule(kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return "the fields that the class's docstring names"
+    if kind == "string_pattern_mismatch":
+        return "letters, digits and underscores, a letter first"
+    return message.removeprefix("Input should be ").removeprefix("Value error, ")
 
 
 class Identity(Declaration):
