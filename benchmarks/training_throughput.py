@@ -176,13 +176,15 @@ def rankwell_us(num_ids: int, ids: Tensor, labels: Tensor, batch: int) -> float:
     model = Deep(schema, NumericStatistics(), DeepSettings(width=WIDTH, hidden=HIDDEN), seed=0)
     plan = OptimizerPlan(dense=DenseAdamW(learning_rate=1e-3), default_rows=RowWiseAdaGrad(learning_rate=0.05))
     seen: list[tuple[float, int]] = []
+    steps = iter(range(10**9))
 
     def on_step(report: StepReport) -> None:
-        seen.append((time.process_time(), report.num_candidates))
+        if next(steps) == 2 or report.num_requests == report.num_requests_total:  # the clock itself costs too much
+            seen.append((time.process_time(), report.num_candidates))
 
     settings = LoopSettings(max_epochs=1, matmul_precision=PRECISION)
     fit(model, PointwiseObjective(schema), plan, train, tune, settings, seed=0, on_step=on_step)
-    (began, first), (ended, last) = seen[2], seen[-1]
+    (began, first), (ended, last) = seen
     return 1e6 * (ended - began) / (last - first)
 
 
