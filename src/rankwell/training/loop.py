@@ -8,20 +8,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, final
+from typing import Any, Final, Literal, final, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rankwell.data.batches import Batches, Position
 from rankwell.errors import TrainingError
 from rankwell.evaluation.discrimination import auc, log_loss_from_logits
 from rankwell.models.model import Model
+from rankwell.training.best_weights import copied_weights, put_weights, tensors_under
 from rankwell.training.checkpoint import Checkpoint, Checkpoints
 from rankwell.training.history import EpochRecord, TrainingHistory
 from rankwell.training.objectives import Objective
 from rankwell.training.optimizers import OptimizerPlan, Optimizers
-from rankwell.training.predictions import predict
+from rankwell.training.predictions import predict_action
+from rankwell.training.run_identity import run_identity
 from rankwell.types import Batch
 
 __all__ = ["LoopSettings", "StepReport", "fit"]
@@ -40,12 +42,19 @@ class LoopSettings:
         monitor: "log_loss" (lower is better) or "auc", of the first action on tune.
         drop_factor: Learning rates are multiplied by this after each epoch without a better `monitor`.
         anneal_to: If not 1, learning rates fall linearly, step by step, to this share of themselves at the end of
-            `max_epochs`.
-        checkpoint_every_s: Seconds between checkpoints, when `fit` is given a folder.
+            `max_epochs`; drops multiply with it.
+        checkpoint_every_s: Seconds between checkpoints, when `fit` is given a folder; one is written after each epoch
+            in any case.
         checkpoint_every_steps: Steps between checkpoints, besides.
         matmul_precision: torch's float32 matmul precision while training. "medium" lets oneDNN multiply: on
             processors where MKL is slow it is twice as fast at the same error; on those with bfloat16 matrix units
             it may round inputs to bfloat16.
+
+    Raises:
+        TrainingError: A setting is out of range.
+
+    >>> LoopSettings(max_epochs=3, monitor="auc").patience
+    2
     """
 
     max_epochs: int = 10
@@ -60,10 +69,21 @@ class LoopSettings:
     def __post_init__(self) -> None:
         if self.max_epochs < 1 or self.patience < 1:
             raise TrainingError("max_epochs and patience start at 1", found=(self.max_epochs, self.patience))
-        if not 0 < self.drop_factor <= 1:
-            raise TrainingError("drop_factor is out of range", found=self.drop_factor, allowed="(0, 1]")
-        if not 0 < self.anneal_to <= 1:
-            raise TrainingError("anneal_to is out of range", found=self.anneal_to, allowed="(0, 1]")
+        for name, share in (("drop_factor", self.drop_factor), ("anneal_to", self.anneal_to)):
+            if not 0 < share <= 1:
+                raise TrainingError(f"{name} is out of range", found=share, allowed="(0, 1]")
+        if not self.checkpoint_every_s >= 0 or (self.checkpoint_every_steps or 1) < 1:
+            raise TrainingError(
+                "the time between checkpoints is out of range",
+                found=(self.checkpoint_every_s, self.checkpoint_every_steps),
+                allowed="checkpoint_every_s ≥ 0, checkpoint_every_steps ≥ 1 or None",
+            )
+        for name, choice, choices in (
+            ("monitor", self.monitor, ("log_loss", "auc")),
+            ("matmul_precision", self.matmul_precision, get_args(MatmulPrecision)),
+        ):
+            if choice not in choices:
+                raise TrainingError(f"{name} has no such choice", found=choice, allowed=list(choices))
 
 
 @final
@@ -78,7 +98,7 @@ class StepReport:
     loss: float
 
 
-_COUNTED_SEED: Final = 0x9E3779B97F4A7C15
+_GOLDEN: Final = 0x9E3779B97F4A7C15
 
 
 def fit(
@@ -95,23 +115,50 @@ def fit(
 ) -> TrainingHistory:
     """Train a model in place; at the end it always holds the weights of its best epoch, in eval mode.
 
-    Two runs with one seed on one machine are bit-equal, and so is a run that was killed and started again with the same
+    Each step minimises the objective's mean over the batch, Σ w·ℓ / Σ w; a batch without weight changes nothing. Two
+    runs with one seed on one machine are bit-equal, and so is a run that was killed and started again with the same
     arguments and checkpoint folder.
+
+    An error on the way (or Ctrl-C) leaves the model with the weights of its best epoch so far, if one has ended, and
+    torch's random state and matmul precision as they were.
 
     Args:
         model: Freshly built; its tables are given the plan's rules.
-        objective: The summed loss; its own parameters are trained too.
+        objective: The summed loss; its own parameters are trained, and restored, with the model's.
         plan: Who moves what.
         train: Shuffled batches of train.
         tune: Batches of tune; evaluated as a whole after each epoch.
         settings: See `LoopSettings`.
-        seed: Keys dropout by (seed, step).
-        checkpoints: Folder of checkpoints; None writes none.
+        seed: Keys all that is drawn in a step (dropout) by (seed, step).
+        checkpoints: Folder of checkpoints, of this run alone; None writes none.
         on_step: Called after each step.
 
+    Returns:
+        What happened, epoch by epoch.
+
     Raises:
-        TrainingError: The loss is not finite.
-        CheckpointError: The folder's newest checkpoint is damaged or of another run.
+        TrainingError: The loss or the logits on tune are not finite; `monitor` is undefined on tune.
+        CheckpointError: No checkpoint of the folder is whole, it holds those of another run, or one can't be written.
+        RecipeError: The plan names a table that the model hasn't.
+        LogError: A split is empty, or a value does not keep the schema.
+
+    >>> import pyarrow as pa
+    >>> from rankwell.data.log import log_from_table
+    >>> from rankwell.data.split import WholeLog
+    >>> from rankwell.data.statistics import NumericStatistics
+    >>> from rankwell.models.wide_deep import Logistic
+    >>> from rankwell.schema import Action, Categorical, Schema
+    >>> from rankwell.training.objectives import PointwiseObjective
+    >>> schema = Schema(features=(Categorical(name="job", num_ids=2),), actions=(Action(name="click"),),
+    ...                 request_id=None, member_id=None, time=None)
+    >>> log = log_from_table(pa.table({"job": [0, 1] * 50, "click": [0, 1] * 45 + [1, 0] * 5}), schema)
+    >>> model = Logistic(schema, NumericStatistics(), seed=0)
+    >>> history = fit(model, PointwiseObjective(schema), OptimizerPlan(),
+    ...               Batches(log, WholeLog("train"), "train", num_requests=10, seed=0),
+    ...               Batches(log, WholeLog("tune"), "tune", num_requests=100, seed=None),
+    ...               LoopSettings(max_epochs=4), seed=0)
+    >>> round(history.best.tune_auc, 6), history.best_epoch, model.training
+    (0.9, 3, False)
     """
     with _matmul_precision(settings.matmul_precision), torch.random.fork_rng(devices=[]):
         return _Training(model, objective, plan, train, tune, settings, seed, checkpoints, on_step).run()
@@ -133,12 +180,13 @@ class _Training:
         self.model, self.objective, self.train, self.tune = model, objective, train, tune
         self.settings, self.seed, self.on_step = settings, seed, on_step
         self.optimizers: Optimizers = plan.start(model, objective)
-        run = f"seed={seed} {settings} {plan} {model.settings.model_dump_json()}"
-        self.checkpoints = Checkpoints(checkpoints, run) if checkpoints is not None else None
-        self.draws = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+        self.checkpoints: Checkpoints | None = None
+        if checkpoints is not None:
+            run = run_identity(model, objective, plan, asdict(settings), train, tune, seed)
+            self.checkpoints = Checkpoints(checkpoints, run)
         self.step = 0
         self.epochs: list[EpochRecord] = []
-        self.best: dict[str, Tensor] = {}
+        self.best: dict[str, Tensor] | None = None
         self.best_epoch, self.best_value, self.num_worse = -1, math.inf, 0
         self.drop = 1.0
         self.saved_at, self.saved_step = time.monotonic(), 0
@@ -146,19 +194,21 @@ class _Training:
 
     def run(self) -> TrainingHistory:
         start = self._resume()
-        first = start.epoch if start is not None else len(self.epochs)
-        for epoch in range(first, self.settings.max_epochs):
-            if self.num_worse >= self.settings.patience:
-                break
-            self._train_epoch(epoch, start)
-            start = None
-            self._end_epoch(epoch)
-            self._save(Position(epoch + 1, 0, 0))
-        _restore(self.model, self.best)
-        self.model.eval()
+        try:
+            for epoch in range(start.epoch, self.settings.max_epochs):
+                if self.num_worse >= self.settings.patience:
+                    break
+                self._train_epoch(epoch, start if epoch == start.epoch else Position(epoch))
+                self._end_epoch(epoch)
+                self._save(Position(epoch + 1))
+        finally:
+            self.optimizers.abandon()
+            if self.best is not None:
+                put_weights(self.model, self.objective, self.best)
+            self.model.eval()
         return TrainingHistory(tuple(self.epochs), self.best_epoch)
 
-    def _train_epoch(self, epoch: int, start: Position | None) -> None:
+    def _train_epoch(self, epoch: int, start: Position) -> None:
         self.model.train()
         running = self.running
         num_requests = self.train.num_requests_total
@@ -183,9 +233,11 @@ class _Training:
             asked = time.perf_counter()
 
     def _step(self, batch: Batch, epoch: int) -> tuple[float, float]:
-        if self.draws:
-            torch.manual_seed((self.seed * _COUNTED_SEED + self.step) % 2**63)
+        """The mean loss times its weight, and the weight."""
+        torch.default_generator.manual_seed((self.seed * _GOLDEN + self.step) % 2**63)
         self.step += 1
+        if not batch.targets.weights_C.any():  # not even a sighting, or a batch norm's mean
+            return 0.0, 0.0
         encoded = self.model.encode(batch.features)
         loss, count = self.objective(encoded, self.model.head(encoded), batch)
         weight = float(count)
@@ -205,10 +257,22 @@ class _Training:
 
     def _end_epoch(self, epoch: int) -> None:
         started = time.perf_counter()
-        predictions = predict(self.model, (batch for _, batch in self.tune.epoch(0)))
-        logits_C, labels_C, weights_C, _ = predictions.of_action(0)
+        logits_C, labels_C, weights_C = predict_action(self.model, (batch for _, batch in self.tune.epoch(0)), 0)
+        if not logits_C.isfinite().all():
+            raise TrainingError(
+                f"logits on tune are not finite after epoch {epoch}",
+                found=f"{int((~logits_C.isfinite()).sum())} of {len(logits_C)}",
+                do="lower the learning rates, or look for outliers among the numeric columns",
+            )
         tune_log_loss = log_loss_from_logits(logits_C, labels_C, weights_C)
         tune_auc = auc(torch.sigmoid(logits_C.double()), labels_C, weights_C)
+        monitored = tune_log_loss if self.settings.monitor == "log_loss" else tune_auc
+        if math.isnan(monitored):
+            raise TrainingError(
+                f"{self.settings.monitor} of action {self.model.schema.actions[0].name!r} is undefined on tune",
+                found=f"{len(labels_C)} observed candidates, {int(labels_C.sum())} of them positive",
+                do="give tune more requests, with weight and both labels",
+            )
         running, self.running = self.running, _Running()
         self.epochs.append(
             EpochRecord(
@@ -223,10 +287,10 @@ class _Training:
                 tune_s=time.perf_counter() - started,
             )
         )
-        value = tune_log_loss if self.settings.monitor == "log_loss" else -tune_auc
-        if value < self.best_value or not self.best:
+        value = monitored if self.settings.monitor == "log_loss" else -monitored
+        if value < self.best_value:
             self.best_value, self.best_epoch, self.num_worse = value, epoch, 0
-            self.best = _snapshot(self.model)
+            self.best = copied_weights(self.model, self.objective)
         else:
             self.num_worse += 1
             self.drop *= self.settings.drop_factor
@@ -247,7 +311,7 @@ class _Training:
             "model": self.model.state_dict(),
             "objective": self.objective.state_dict(),
             "dense": self.optimizers.state(),
-            "best": self.best,
+            "best": self.best or {},
             **{f"table/{part}": table.state() for part, table in self.model.tables.items()},
         }
         tensors = {f"{part}/{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
@@ -260,25 +324,25 @@ class _Training:
         }
         self.checkpoints.save(Checkpoint(self.step, tensors, progress))
 
-    def _resume(self) -> Position | None:
+    def _resume(self) -> Position:
         checkpoint = self.checkpoints.newest() if self.checkpoints is not None else None
         if checkpoint is None:
-            return None
+            return Position(0)
 
-        def part(name: str) -> dict[str, Tensor]:
-            start = name + "/"
-            return {k.removeprefix(start): tensor for k, tensor in checkpoint.tensors.items() if k.startswith(start)}
-
-        self.model.load_state_dict(part("model"))
-        self.objective.load_state_dict(part("objective"))
-        self.optimizers.load_state(part("dense"))
-        for name, table in self.model.tables.items():
-            table.load_state(part(f"table/{name}"))
-        self.best = part("best")
+        tensors = checkpoint.tensors
+        self.model.load_state_dict(tensors_under("model", tensors))
+        self.objective.load_state_dict(tensors_under("objective", tensors))
+        self.optimizers.load_state(tensors_under("dense", tensors))
+        for part, table in self.model.tables.items():
+            table.load_state(tensors_under(f"table/{part}", tensors))
         progress: Mapping[str, Any] = checkpoint.progress
         self.step = progress["step"]
         self.epochs = [EpochRecord(**record) for record in progress["epochs"]]
         self.best_epoch, self.best_value, self.num_worse, self.drop = progress["best"]
+        if self.best_epoch >= 0:
+            self.best = {
+                name: tensor.clone() for name, tensor in tensors_under("best", tensors).items()
+            }  # not a map of the file
         self.saved_step = self.step
         self.running = _Running(**progress["running"])
         return Position(**progress["position"])
@@ -302,20 +366,6 @@ class _Running:
     @property
     def mean_loss(self) -> float:
         return self.loss / self.weight if self.weight else math.nan
-
-
-def _snapshot(model: Model) -> dict[str, Tensor]:
-    taken = {f"model/{name}": tensor.clone() for name, tensor in model.state_dict().items()}
-    for part, table in model.tables.items():
-        for name, tensor in zip(("slots", "sightings", "rows"), table.seen_rows(), strict=True):
-            taken[f"{part}/{name}"] = tensor.clone()
-    return taken
-
-
-def _restore(model: Model, taken: Mapping[str, Tensor]) -> None:
-    model.load_state_dict({n.removeprefix("model/"): t for n, t in taken.items() if n.startswith("model/")})
-    for part, table in model.tables.items():
-        table.load_seen_rows(taken[f"{part}/slots"], taken[f"{part}/sightings"], taken[f"{part}/rows"])
 
 
 @contextmanager

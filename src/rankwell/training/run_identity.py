@@ -1,0 +1,59 @@
+"""What two runs must share for one to go on from the other's checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from rankwell.data.batches import Batches
+from rankwell.models.model import Model
+from rankwell.training.objectives import Objective
+from rankwell.training.optimizers import OptimizerPlan
+
+__all__ = ["run_identity"]
+
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+def run_identity(
+    model: Model,
+    objective: Objective,
+    plan: OptimizerPlan,
+    settings: Mapping[str, object],
+    train: Batches,
+    tune: Batches,
+    seed: int,
+) -> dict[str, str]:
+    """All that the weights at the end depend on, by topic, as text that is the same in every process.
+
+    Settings called ``checkpoint_…`` are left out: when checkpoints are written may change from start to start.
+
+    Args:
+        model: Its class, settings, schema, statistics, and the seeds of its tables.
+        objective: Told apart by its `str`; an objective with settings shows them in `extra_repr`.
+        plan: Who moves what.
+        settings: Those of the loop, by name.
+        train: Known by its fingerprint.
+        tune: Likewise.
+        seed: Of the run.
+    """
+    rows = dict(sorted(plan.rows.items()))
+    seeds = {part: table.seed for part, table in sorted(model.tables.items())}
+    topics = {
+        "seed": seed,
+        "model": f"{type(model).__name__} {model.settings.model_dump_json()}, seeds of tables {seeds}",
+        "schema": _short_hash(model.schema.to_json()),
+        "statistics": _short_hash(model.statistics.to_json()),
+        "objective": objective,
+        "optimizers": f"{plan.dense}, rows={rows}, default_rows={plan.default_rows}",
+        "loop": {name: value for name, value in settings.items() if not name.startswith("checkpoint_")},
+        "train": train.fingerprint,
+        "tune": tune.fingerprint,
+    }
+    return {topic: _ADDRESS.sub("", str(value)) for topic, value in topics.items()}
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
