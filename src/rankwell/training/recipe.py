@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import runpy
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import final
 
@@ -15,11 +17,12 @@ from rankwell.calibration.isotonic import fit_isotonic
 from rankwell.data.batches import Batches
 from rankwell.data.layout import Layout
 from rankwell.data.log import RequestLog, open_log
-from rankwell.data.split import PARTS, Part, Split
+from rankwell.data.split import PARTS, Part, Split, TimeBoundaries, check_time_order
 from rankwell.data.statistics import NumericStatistics
-from rankwell.errors import RecipeError
+from rankwell.errors import RankwellError, RecipeError
+from rankwell.losses.label_smoothing import check_epsilon
 from rankwell.models.model import Model
-from rankwell.schema import Schema
+from rankwell.schema import Categorical, Schema
 from rankwell.training.loop import LoopSettings
 from rankwell.training.objectives import Objective, PointwiseObjective
 from rankwell.training.optimizers import OptimizerPlan
@@ -73,9 +76,23 @@ class Recipe:
         num_requests: Requests in a batch.
         calibrate: Fits a calibrator for each action on the calibrate split.
         label_smoothing: The ε the objective's loss was smoothed with; inverted before calibration.
-        segments: Columns to report by.
+        segments: Categoricals to report by: features or protected attributes.
         notes: Said beside every number, such as how the data differs from the published set.
         published: Printed beside our numbers.
+
+    Raises:
+        RecipeError: A part is missing or unknown, batches would hold no request, `label_smoothing` is outside [0, 1),
+            or a segment is no categorical of the schema.
+
+    >>> from rankwell.data.split import TimeSplit
+    >>> from rankwell.models.wide_deep import Logistic
+    >>> from rankwell.schema import Action
+    >>> schema = Schema(features=(Categorical(name="job"),), actions=(Action(name="click"),))
+    >>> log = LogPart(path="log", split=TimeSplit())
+    >>> recipe = Recipe(name="jobs", schema=schema, parts=dict.fromkeys(PARTS, log),
+    ...                 build=lambda statistics, seed: Logistic(schema, statistics, seed=seed))
+    >>> recipe.num_requests
+    4096
     """
 
     name: str
@@ -93,9 +110,45 @@ class Recipe:
     published: tuple[Published, ...] = ()
 
     def __post_init__(self) -> None:
-        missing = [part for part in PARTS if part not in self.parts]
-        if missing:
-            raise RecipeError(f"recipe {self.name!r} lacks parts", found=sorted(self.parts), allowed=list(PARTS))
+        if set(self.parts) != set(PARTS):
+            raise RecipeError(
+                f"recipe {self.name!r} lacks parts, or has unknown ones",
+                found=sorted(self.parts),
+                allowed=list(PARTS),
+                do="say for each part which log it comes from; one log may serve all, with a split",
+            )
+        if self.num_requests < 1:
+            raise RecipeError(
+                f"recipe {self.name!r} has batches without requests", found=self.num_requests, allowed="≥ 1"
+            )
+        check_epsilon(self.label_smoothing)
+        known = [f.name for f in (*self.schema.features, *self.schema.protected) if isinstance(f, Categorical)]
+        unknown = sorted(set(self.segments) - set(known))
+        if unknown:
+            raise RecipeError(f"recipe {self.name!r} reports by unknown segments", found=unknown, allowed=known)
+
+    def logs(self, data: Path) -> dict[Part, RequestLog]:
+        """The log of each part; parts that come from one place share one log, whose times are then read once.
+
+        Args:
+            data: The folder that the logs stand in.
+
+        Raises:
+            LogError: A log is not there, or doesn't keep its schema.
+            LeakError: Parts come from different logs, and time goes backwards from one to the next.
+        """
+        opened: dict[tuple[str, Layout], RequestLog] = {}
+        logs: dict[Part, RequestLog] = {}
+        for part in PARTS:
+            source = self.parts[part]
+            place = (source.path, source.layout)
+            if place not in opened:
+                opened[place] = self._open(part, data)
+            logs[part] = opened[place]
+        for earlier, later in pairwise(PARTS):
+            if logs[earlier] is not logs[later] and not self._bounded(earlier, later, logs):
+                check_time_order(**{earlier: logs[earlier], later: logs[later]})
+        return logs
 
     def batches(self, part: Part, data: Path, *, seed: int | None) -> Batches:
         """The batches of one part; shuffled by `seed`, or in the log's order when it is None.
@@ -103,23 +156,63 @@ class Recipe:
         Raises:
             LogError: The log is not there, or doesn't keep its schema.
         """
+        return self.batches_of(self._open(part, data), part, seed=seed)
+
+    def batches_of(self, log: RequestLog, part: Part, *, seed: int | None) -> Batches:
+        """The batches of one part from its log, as `logs` gave it.
+
+        Raises:
+            LogError: The log cannot be split as the recipe says.
+        """
+        return Batches(log, self.parts[part].split, part, num_requests=self.num_requests, seed=seed)
+
+    def _open(self, part: Part, data: Path) -> RequestLog:
         source = self.parts[part]
-        log: RequestLog = open_log(str(data / source.path), self.schema, layout=source.layout)
-        return Batches(log, source.split, part, num_requests=self.num_requests, seed=seed)
+        return open_log(str(data / source.path), self.schema, layout=source.layout)
+
+    def _bounded(self, earlier: Part, later: Part, logs: Mapping[Part, RequestLog]) -> bool:
+        """Whether both parts are cut at times that keep them apart, wherever their logs begin and end."""
+        if self.schema.time is None:
+            return False
+        cuts = [self.parts[part].split.resolve(logs[part]) for part in (earlier, later)]
+        edges = [(c.tune_us, c.calibrate_us, c.test_us) for c in cuts if isinstance(c, TimeBoundaries)]
+        return len(edges) == 2 and edges[0][PARTS.index(earlier)] <= edges[1][PARTS.index(later) - 1]
 
 
 def read_recipe(path: Path) -> Recipe:
     """The recipe that the Python file at `path` returns from its function ``recipe()``.
 
     Raises:
-        RecipeError: There is no such file, or it has no ``recipe()`` that returns a `Recipe`.
+        RecipeError: There is no such file; it fails; or it has no ``recipe()`` that returns a `Recipe`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "half.py"
+    ...     _ = file.write_text("def recipe():\\n    return 1 / 0")
+    ...     try:
+    ...         read_recipe(file)
+    ...     except RecipeError as error:
+    ...         print(error.found)
+    ZeroDivisionError: division by zero
     """
     if not path.is_file():
         raise RecipeError(f"no recipe at {path}", do="name a Python file with a function recipe() -> Recipe")
-    function = runpy.run_path(str(path)).get("recipe")
-    recipe = function() if callable(function) else None
+    try:
+        function = runpy.run_path(str(path)).get("recipe")
+        recipe = function() if callable(function) else function
+    except Exception as error:
+        raise _failed(path, error) from error
     if not isinstance(recipe, Recipe):
-        raise RecipeError(
-            f"{path} holds no recipe", found=type(recipe).__name__, allowed="a function recipe() -> Recipe"
-        )
+        found = f"recipe() returned {type(recipe).__name__}" if callable(function) else "no function recipe()"
+        raise RecipeError(f"{path} holds no recipe", found=found, allowed="a function recipe() -> Recipe")
     return recipe
+
+
+def _failed(path: Path, error: Exception) -> RecipeError:
+    """The error of a recipe's own code, with the place where it arose; what our own errors say is kept."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    place = f"recipe {path}, line {line}" if line is not None else f"recipe {path}"
+    if isinstance(error, RankwellError):
+        return RecipeError(f"{place}: {error.what}", found=error.found, allowed=error.allowed, do=error.do)
+    return RecipeError(f"{place}, fails", found=f"{type(error).__name__}: {error}", do="mend the file")

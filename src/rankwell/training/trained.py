@@ -18,13 +18,16 @@ from rankwell.calibration.calibrator import Calibrator
 from rankwell.calibration.uncalibrated import Uncalibrated
 from rankwell.data.split import Part
 from rankwell.data.statistics import measure_numerics
+from rankwell.errors import CalibrationError, RecipeError
 from rankwell.evaluation.report import Evaluation, evaluate
 from rankwell.evaluation.sample import Floats
 from rankwell.losses.label_smoothing import undo_label_smoothing
+from rankwell.losses.pointwise import SmoothedBinaryCrossEntropy
 from rankwell.models.model import Model
 from rankwell.schema import Schema
 from rankwell.training.history import TrainingHistory
 from rankwell.training.loop import StepReport, fit
+from rankwell.training.objectives import Objective, PointwiseObjective
 from rankwell.training.predictions import Predictions, predict
 from rankwell.training.recipe import FitCalibrator, Recipe
 
@@ -41,9 +44,9 @@ class Trained:
 
     Args:
         model: In eval mode, holding the weights of its best epoch.
-        calibrators: By action, fitted on the calibrate split.
+        calibrators: By action, fitted on the calibrate split; they take logits whose label smoothing was undone.
         history: Epoch by epoch.
-        seconds: Wall time by stage.
+        seconds: Wall time by stage: "measure numerics", "train", "calibrate".
         seed: It was trained with.
     """
 
@@ -71,30 +74,42 @@ def train(
     checkpoints: Path | None = None,
     on_step: Callable[[StepReport], None] | None = None,
 ) -> Trained:
-    """Measure numerics on train, train on train, stop by tune, calibrate on calibrate. Test is not touched.
+    """Measure numerics on train, train on train, stop by tune, calibrate on calibrate.
+
+    Of test nothing is read but its times, where it is a log of its own.
 
     Args:
         recipe: What to do.
         data: The folder that the recipe's logs stand in.
-        seed: Of the model, the order of batches and dropout.
+        seed: Of the model, the order of batches and dropout, ≥ 0.
         checkpoints: Folder for checkpoints; a run that was killed goes on from there.
         on_step: Called after each step.
 
     Raises:
-        RankwellError: Whatever is wrong with the recipe or the data, by its own class.
+        LogError: A log is not there, a split is empty, or a value does not keep the schema.
+        LeakError: Parts come from different logs, and time goes backwards from one to the next.
+        RecipeError: The parts of the recipe don't go together.
+        TrainingError: Training diverged; `CheckpointError`, of its kind: see `rankwell.training.loop.fit`.
+        CalibrationError: An action cannot be calibrated, because it has one class only in calibrate.
     """
     clock = _Stopwatch()
-    batches = recipe.batches("train", data, seed=seed)
+    objective = recipe.objective(recipe.schema)
+    _check_smoothing(objective, recipe)
+    logs = recipe.logs(data)
+    batches = recipe.batches_of(logs["train"], "train", seed=seed)
     statistics = measure_numerics((batch for _, batch in batches.epoch(0)), recipe.schema)
     clock.lap("measure numerics")
     model = recipe.build(statistics, seed)
+    tune = recipe.batches_of(logs["tune"], "tune", seed=None)
     history = fit(
-        model, recipe.objective(recipe.schema), recipe.optimizers, batches, recipe.batches("tune", data, seed=None),
-        recipe.loop, seed=seed, checkpoints=checkpoints, on_step=on_step,
+        model, objective, recipe.optimizers, batches, tune, recipe.loop, seed=seed, checkpoints=checkpoints,
+        on_step=on_step,
     )  # fmt: skip
+    del batches, tune  # and the decoded requests that they may keep
     clock.lap("train")
-    held_out = predict(model, (batch for _, batch in recipe.batches("calibrate", data, seed=None).epoch(0)))
-    calibrators = calibrate(recipe.calibrate, held_out, recipe.schema, recipe.label_smoothing)
+    held_out = recipe.batches_of(logs["calibrate"], "calibrate", seed=None)
+    predictions = predict(model, (batch for _, batch in held_out.epoch(0)))
+    calibrators = calibrate(recipe.calibrate, predictions, recipe.schema, recipe.label_smoothing)
     clock.lap("calibrate")
     return Trained(model, calibrators, history, clock.seconds, seed)
 
@@ -104,14 +119,38 @@ def calibrate(
 ) -> dict[str, Calibrator]:
     """A calibrator for each action, on its observed labels, after label smoothing is undone.
 
+    Args:
+        fit_calibrator: Fits one.
+        held_out: Of the calibrate split.
+        schema: Names the actions.
+        label_smoothing: ε that the model was trained with.
+
     Raises:
-        CalibrationError: An action has one class only in `held_out`.
+        CalibrationError: An action cannot be calibrated, because it has one class only in `held_out`.
+
+    >>> from rankwell.calibration.platt import fit_platt
+    >>> from rankwell.schema import Action
+    >>> logits_C, labels_C = torch.tensor([-1.0, 0.0, 0.5, 1.0]), torch.tensor([0.0, 1.0, 0.0, 1.0])
+    >>> ids_C = torch.arange(4)
+    >>> held_out = Predictions(logits_C[:, None], labels_C[:, None], torch.ones(4), ids_C, ids_C, ids_C, {})
+    >>> schema = Schema(features=(), actions=(Action(name="click"),))
+    >>> calibrators = calibrate(fit_platt, held_out, schema, label_smoothing=0.0)
+    >>> calibrators["click"](logits_C, torch.zeros(4, 0, dtype=torch.int64)).sum()  # as many as there were
+    tensor(2.0000, dtype=torch.float64)
     """
     calibrators = {}
     for index, action in enumerate(schema.actions):
         logits_C, labels_C, weights_C, _ = held_out.of_action(index)
         logits_C = undo_label_smoothing(logits_C, label_smoothing)
-        calibrators[action.name] = fit_calibrator(logits_C, labels_C, weights_C, _no_segments(len(logits_C)))
+        try:
+            calibrators[action.name] = fit_calibrator(logits_C, labels_C, weights_C, _no_segments(len(logits_C)))
+        except CalibrationError as error:
+            raise CalibrationError(
+                f"action {action.name!r} cannot be calibrated: {error.what}",
+                found=error.found,
+                allowed=error.allowed,
+                do=error.do,
+            ) from error
     return calibrators
 
 
@@ -133,13 +172,25 @@ def judge(
         data: The folder that the recipe's logs stand in.
         part: By default test.
         truth: Where the log was simulated.
+
+    Raises:
+        LogError: The log is not there, or doesn't keep its schema.
+        RecipeError: There is no calibrator for the first action.
+        MetricError: Predictions or labels cannot be evaluated.
     """
+    action = recipe.schema.actions[0].name
+    if action not in calibrators:
+        raise RecipeError(
+            f"no calibrator for action {action!r} of recipe {recipe.name!r}",
+            found=sorted(calibrators),
+            do="judge with the recipe that the calibrators were fitted by",
+        )
     batches = recipe.batches(part, data, seed=None)
     predictions = predict(model, (batch for _, batch in batches.epoch(0)), recipe.segments)
     logits_C, labels_C, weights_C, known_C = predictions.of_action(0)
     logits_C = undo_label_smoothing(logits_C, recipe.label_smoothing)
     true_C = truth(predictions)[known_C] if truth is not None else None
-    kinds = (Uncalibrated(), calibrators[recipe.schema.actions[0].name])
+    kinds = (Uncalibrated(), calibrators[action])
     raw, calibrated = (
         evaluate(
             kind(logits_C, _no_segments(len(logits_C))),
@@ -154,6 +205,17 @@ def judge(
         for kind in kinds
     )
     return Judgement(raw, calibrated)
+
+
+def _check_smoothing(objective: Objective, recipe: Recipe) -> None:
+    loss = objective.loss if isinstance(objective, PointwiseObjective) else None
+    epsilon = loss.epsilon if isinstance(loss, SmoothedBinaryCrossEntropy) else 0.0
+    if loss is not None and epsilon != recipe.label_smoothing:
+        raise RecipeError(
+            f"recipe {recipe.name!r} undoes another label smoothing than its loss does",
+            found=f"label_smoothing={recipe.label_smoothing}, loss={loss}",
+            do=f"set the recipe's label_smoothing to {epsilon}",
+        )
 
 
 class _Stopwatch:
