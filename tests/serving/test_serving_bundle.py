@@ -32,6 +32,7 @@ FILES = [
     "manifest.sha256",
     "metrics.json",
     "provenance.json",
+    "rows/crosses.arrow",
     "rows/deep.arrow",
     "rows/wide.arrow",
     "schema.json",

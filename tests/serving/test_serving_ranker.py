@@ -122,8 +122,9 @@ def test_what_label_smoothing_cannot_explain_is_still_ranked_by_the_logit() -> N
     model = Logistic(example.SCHEMA, example.STATISTICS, seed=1)
     with torch.no_grad():
         model.bias.fill_(5.0)  # beyond ln(1.9 / 0.1) = 2.94: every p is the largest there is
-        model.wide.table.rows.copy_(torch.randn(model.wide.table.rows.shape, generator=torch.manual_seed(0)) * 0.1)
-        model.wide.table.load_seen_rows(*everything(model.wide.table.rows))
+        table = model.tables["wide"]
+        table.rows.copy_(torch.randn(table.rows.shape, generator=torch.manual_seed(0)) * 0.1)
+        table.load_seen_rows(*everything(table.rows))
     ranker = Ranker(Bundle(model=model, calibrators=UNCALIBRATED, created_us=0, label_smoothing=0.1))
     plain = request(plain_candidates(30))
     ranked = ranker.rank(plain).ranked

@@ -161,12 +161,16 @@ class _SingleIds(nn.Module):
         self.side = {name: feature.on for name, feature in features.items()}
         self.table = {n: f.table_name if isinstance(f, Categorical) else n for n, f in features.items()}
         numerics = {name: feature for name, feature in features.items() if isinstance(feature, Numeric)}
-        self.buckets = nn.ModuleDict({name: BucketIds(feature, statistics) for name, feature in numerics.items()})
+        # A list, because a ModuleDict has no room for a feature called "type" or "values".
+        self._place = {name: i for i, name in enumerate(numerics)}
+        self.buckets = nn.ModuleList(BucketIds(feature, statistics) for feature in numerics.values())
 
     def forward(self, features: Features, name: str) -> Tensor:
         column = _side_columns(features, self.side[name])[name]
         assert isinstance(column, Tensor)
-        ids: Tensor = self.buckets[name](column) if name in self.buckets else column
+        if name not in self._place:
+            return column
+        ids: Tensor = self.buckets[self._place[name]](column)
         return ids
 
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from rankwell.data.statistics import NumericStatistics
+from rankwell.errors import SchemaError
 from rankwell.schema import Schema
 from rankwell.schema.transforms import Declaration
 from rankwell.tables.table import Table
@@ -32,6 +33,14 @@ class Model(nn.Module, abc.ABC):
     don't see each other: in eval mode the logits of one are the same whatever else is in the batch.
 
     Every concrete model is built from (schema, statistics, settings, seed) and names its settings' class.
+
+    Args:
+        schema: What the columns of its features mean.
+        statistics: Of the numerics, measured on `train`.
+        settings: What it is built from besides.
+
+    Raises:
+        SchemaError: The schema shows it no feature and no sequence.
     """
 
     settings_class: ClassVar[type[ModelSettings]]
@@ -40,7 +49,18 @@ class Model(nn.Module, abc.ABC):
     statistics: NumericStatistics
     settings: ModelSettings
     tables: Mapping[str, Table]
-    """By the name of the part they serve, such as "wide" and "deep"."""
+    """By the name of the part they serve, such as "wide" and "deep"; parts that read no ids have none."""
+
+    def __init__(self, schema: Schema, statistics: NumericStatistics, settings: ModelSettings) -> None:
+        super().__init__()
+        if not schema.visible_features and not schema.sequences:
+            raise SchemaError(
+                f"{type(self).__name__} has nothing to read",
+                found=f"no features, and {len(schema.protected)} protected attributes that models may not see",
+                allowed="at least one feature or one sequence",
+                do="declare what is known of requests and candidates in the schema's `features`",
+            )
+        self.schema, self.statistics, self.settings = schema, statistics, settings
 
     @abc.abstractmethod
     def encode(self, features: Features) -> Encoded:

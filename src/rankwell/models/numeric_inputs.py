@@ -22,6 +22,9 @@ __all__ = ["BucketIds", "DistanceInputs", "NumericInputs"]
 
 _EARTH_RADIUS_KM: Final = 6371.0088
 _LARGEST_LOG_KM: Final = math.log1p(math.pi * _EARTH_RADIUS_KM)
+_ROUNDING: Final = 1e-12
+_SMALLEST: Final = torch.finfo(torch.float32).tiny
+_LARGEST: Final = torch.finfo(torch.float32).max
 
 
 class _ColumnInputs(nn.Module, abc.ABC):
@@ -36,6 +39,8 @@ class _ColumnInputs(nn.Module, abc.ABC):
 
 @final
 class _Affine(_ColumnInputs):
+    """(x - mean) / sd, or the same of sign(x) · ln(1 + |x|); 0 where `train` knows one value only."""
+
     mean: Tensor
     inverse_sd: Tensor
 
@@ -43,43 +48,52 @@ class _Affine(_ColumnInputs):
         super().__init__()
         self.width = 1
         self._log = log
+        # The sd of a constant column is the rounding of its mean. Divided by, it would blow up what serving brings.
+        constant = sd <= max(abs(mean) * _ROUNDING, _SMALLEST)
         self.register_buffer("mean", torch.tensor(mean))
-        self.register_buffer("inverse_sd", torch.tensor(1.0 / sd if sd > 0 else 1.0))
+        self.register_buffer("inverse_sd", torch.tensor(0.0 if constant else 1.0 / sd))
 
     def forward(self, column: Tensor) -> Tensor:
         raw = torch.sign(column) * torch.log1p(column.abs()) if self._log else column
-        return torch.nan_to_num((raw - self.mean) * self.inverse_sd, nan=0.0).unsqueeze(1)
+        return ((raw - self.mean) * self.inverse_sd).unsqueeze(1)
 
 
 @final
 class _Pieces(_ColumnInputs):
-    """Piecewise linear: min(max((x - k_i) / (k_{i+1} - k_i), 0), 1); the outer pieces stay open to the outside."""
+    """Piecewise linear, centred: min(max((x - k_i) / (k_{i+1} - k_i), 0), 1) - ½ for each piece i.
+
+    Beyond the outer knots the inputs stay as they are there: a value that `train` never saw can't run away.
+    """
 
     low: Tensor
     inverse_length: Tensor
-    middle: Tensor
 
     def __init__(self, knots: Tensor) -> None:
         super().__init__()
         self.width = len(knots) - 1
-        self.register_buffer("low", knots[:-1].float())
-        self.register_buffer("inverse_length", (1.0 / (knots[1:] - knots[:-1])).float())
-        self.register_buffer("middle", torch.full((self.width,), 0.5))
+        self.register_buffer("low", knots[:-1])
+        self.register_buffer("inverse_length", (1.0 / (knots[1:] - knots[:-1])).clamp(max=_LARGEST))
 
     def forward(self, column: Tensor) -> Tensor:
-        piece = ((column.unsqueeze(1) - self.low) * self.inverse_length).clamp(0.0, 1.0)
-        return torch.nan_to_num(piece - self.middle, nan=0.0)
+        return ((column.unsqueeze(1) - self.low) * self.inverse_length).clamp(0.0, 1.0) - 0.5
 
 
 @final
-class _MissingIndicator(_ColumnInputs):
-    def __init__(self, inner: _ColumnInputs) -> None:
+class _Missing(_ColumnInputs):
+    """Another column's inputs, those of its mean in the place of NaN, and an input that is 1 there, else 0."""
+
+    filling: Tensor
+
+    def __init__(self, inner: _ColumnInputs, filling: Tensor) -> None:
         super().__init__()
         self.inner = inner
         self.width = inner.width + 1
+        self.register_buffer("filling", filling)
 
     def forward(self, column: Tensor) -> Tensor:
-        return torch.cat([self.inner(column), column.isnan().to(column.dtype).unsqueeze(1)], dim=1)
+        missing = column.isnan().unsqueeze(1)
+        known = torch.where(missing, self.filling, self.inner(column))
+        return torch.cat([known, missing.to(column.dtype)], dim=1)
 
 
 @final
@@ -108,6 +122,10 @@ class _Given(_ColumnInputs):
 class NumericInputs(nn.Module):
     """All numeric, vector and place columns of one side, each through its declared transform, side by side.
 
+    A missing value of a numeric with missing="indicator" becomes the mean (of logarithms, for `Log`), and a further
+    input says so. Of one with missing="refuse" no NaN comes here: reading a log and taking a request refuse it. If one
+    comes all the same it goes through to the logits, where it is noticed.
+
     Args:
         schema: Declares them.
         statistics: Measured on `train`.
@@ -117,6 +135,7 @@ class NumericInputs(nn.Module):
     def __init__(self, schema: Schema, statistics: NumericStatistics, on: str) -> None:
         super().__init__()
         inputs: dict[str, _ColumnInputs] = {}
+        # A list, because a ModuleDict has no room for a feature called "type" or "values".
         for feature in schema.visible_features:
             if feature.on != on:
                 continue
@@ -126,12 +145,13 @@ class NumericInputs(nn.Module):
                 inputs[feature.name] = _Given(feature.width)
             elif isinstance(feature, Place):
                 inputs[feature.name] = _Sphere()
-        self.inputs = nn.ModuleDict(inputs)
+        self._names = tuple(inputs)
+        self.inputs = nn.ModuleList(inputs.values())
         self.width: int = sum(column.width for column in inputs.values())
 
     def forward(self, columns: Mapping[str, Column], num_entries: int) -> Tensor:
         """Float32 n × N, the columns in the schema's order."""
-        blocks = [layer(_dense(columns, name)) for name, layer in self.inputs.items()]
+        blocks = [layer(_dense(columns, name)) for name, layer in zip(self._names, self.inputs, strict=True)]
         return torch.cat(blocks, dim=1) if blocks else torch.zeros(num_entries, 0)
 
 
@@ -178,7 +198,7 @@ class BucketIds(nn.Module):
         assert isinstance(feature.transform, Quantiles)
         quantiles = _statistics_of(feature.name, statistics).quantiles
         edges = _interpolated(quantiles, feature.transform.num_buckets + 1)[1:-1]
-        self.register_buffer("edges", torch.unique(edges).float())
+        self.register_buffer("edges", torch.unique(edges.float()))
 
     def forward(self, column: Tensor) -> Tensor:
         """int64 n."""
@@ -190,19 +210,26 @@ def _numeric(feature: Numeric, statistics: NumericStatistics) -> _ColumnInputs:
     column = _statistics_of(feature.name, statistics)
     transform = feature.transform
     inner: _ColumnInputs
+    filling = torch.zeros(1)
     match transform:
         case Identity():
-            inner = _Affine(0.0, 1.0, log=False)
+            inner, filling = _Affine(0.0, 1.0, log=False), torch.tensor([column.mean])
         case Standardise():
             inner = _Affine(column.mean, column.sd, log=False)
         case Log():
             inner = _Affine(column.log_mean, column.log_sd, log=True)
         case PiecewiseLinear():
-            knots = torch.unique(_interpolated(column.quantiles, transform.num_pieces + 1))
-            inner = _Pieces(knots) if len(knots) > 1 else _Affine(column.mean, column.sd, log=False)
+            knots = torch.unique(_interpolated(column.quantiles, transform.num_pieces + 1).float())
+            if len(knots) > 1:
+                inner = _Pieces(knots)
+                filling = inner(torch.tensor([column.mean])).squeeze(0)
+            else:
+                inner = _Affine(column.mean, 0.0, log=False)
         case Quantiles():  # pragma: no cover - these are ids
-            raise SchemaError(f"feature {feature.name!r} is bucketed: it reads rows, not a dense layer")
-    return _MissingIndicator(inner) if feature.missing == "indicator" else inner
+            raise SchemaError(
+                f"feature {feature.name!r} is bucketed: it reads rows, not a dense layer", do="read it by BucketIds"
+            )
+    return _Missing(inner, filling) if feature.missing == "indicator" else inner
 
 
 def _statistics_of(name: str, statistics: NumericStatistics) -> ColumnStatistics:
@@ -232,5 +259,5 @@ def _unit_vectors(degrees: Tensor) -> Tensor:
 def _dense(columns: Mapping[str, Column], name: str) -> Tensor:
     column = columns[name]
     if isinstance(column, Ragged):
-        raise SchemaError(f"column {name!r} holds lists", allowed="one value an entry")
+        raise SchemaError(f"column {name!r} holds lists", allowed="one value an entry", do="declare it as a bag")
     return column

@@ -117,7 +117,7 @@ class WidePart(nn.Module):
         return wide_CA + request_RA[features.request_C]
 
     def _summed(self, rows: Tensor) -> Tensor:
-        return rows.view(len(rows), -1, self._num_actions).sum(1)
+        return rows.view(len(rows), rows.shape[1] // self._num_actions, self._num_actions).sum(1)
 
 
 @final
@@ -132,11 +132,12 @@ class DeepPart(nn.Module):
     def __init__(self, schema: Schema, statistics: NumericStatistics, settings: DeepSettings, seed: int) -> None:
         super().__init__()
         columns = FeatureColumns(schema, statistics)
-        self.table = Table(
+        table = Table(
             columns.specs, width=settings.width, seed=seed, init_scale=settings.init_scale,
             admission=settings.admission, default_rate=settings.default_rate,
         )  # fmt: skip
-        self.rows = RowLookup(columns, self.table)
+        self.tables: dict[str, Table] = {"deep": table} if columns.specs else {}
+        self.rows = RowLookup(columns, table)
         self.on_request = NumericInputs(schema, statistics, "request")
         self.on_candidate = NumericInputs(schema, statistics, "candidate")
         self.distances = DistanceInputs(schema)
@@ -194,9 +195,9 @@ class Logistic(Model):
     def __init__(
         self, schema: Schema, statistics: NumericStatistics, settings: LogisticSettings | None = None, *, seed: int
     ) -> None:
-        super().__init__()
-        self.schema, self.statistics, self.settings = schema, statistics, settings or LogisticSettings()
-        self.wide = WidePart(schema, statistics, self.settings, seed)
+        settings = settings or LogisticSettings()
+        super().__init__(schema, statistics, settings)
+        self.wide = WidePart(schema, statistics, settings, seed)
         self.bias = nn.Parameter(torch.zeros(len(schema.actions)))
         self.tables = self.wide.tables
 
@@ -218,13 +219,13 @@ class Deep(Model):
     def __init__(
         self, schema: Schema, statistics: NumericStatistics, settings: DeepSettings | None = None, *, seed: int
     ) -> None:
-        super().__init__()
-        self.schema, self.statistics, self.settings = schema, statistics, settings or DeepSettings()
+        settings = settings or DeepSettings()
+        super().__init__(schema, statistics, settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.deep = DeepPart(schema, statistics, self.settings, seed)
+            self.deep = DeepPart(schema, statistics, settings, seed)
             self.last = nn.Linear(self.deep.width, len(schema.actions))
-        self.tables = {"deep": self.deep.table}
+        self.tables = self.deep.tables
 
     def encode(self, features: Features) -> Encoded:
         """The last hidden layer."""
@@ -252,14 +253,14 @@ class WideDeep(Model):
     def __init__(
         self, schema: Schema, statistics: NumericStatistics, settings: WideDeepSettings | None = None, *, seed: int
     ) -> None:
-        super().__init__()
-        self.schema, self.statistics, self.settings = schema, statistics, settings or WideDeepSettings()
+        settings = settings or WideDeepSettings()
+        super().__init__(schema, statistics, settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.wide = WidePart(schema, statistics, self.settings.wide, seed)
-            self.deep = DeepPart(schema, statistics, self.settings.deep, seed)
+            self.wide = WidePart(schema, statistics, settings.wide, seed)
+            self.deep = DeepPart(schema, statistics, settings.deep, seed)
             self.last = nn.Linear(self.deep.width, len(schema.actions))
-        self.tables = {**self.wide.tables, "deep": self.deep.table}
+        self.tables = {**self.wide.tables, **self.deep.tables}
 
     def encode(self, features: Features) -> Encoded:
         """The last hidden layer, then the wide part's sum for each action."""

@@ -84,7 +84,7 @@ class Log(Declaration):
 
 
 class Quantiles(Declaration):
-    """x ↦ the number of its quantile bucket, which reads a row like an id and may enter crosses.
+    """x ↦ the number of edges ≤ x, its quantile bucket, which reads a row like an id and may enter crosses.
 
     Args:
         num_buckets: The edges are the 1/n, 2/n, … quantiles over `train`; equal edges are merged.
@@ -95,7 +95,7 @@ class Quantiles(Declaration):
 
 
 class PiecewiseLinear(Declaration):
-    """x ↦ one input a piece: 0 below the piece, 1 above it, linear inside; knots at quantiles over `train`.
+    """x ↦ one input a piece: 0 below the piece, 1 above it, linear inside (less ½); knots at quantiles over `train`.
 
     A linear layer on it is a continuous piecewise linear function of x, so a non-monotone effect costs no crosses.
     Source: Gorishniy et al. 2022, "On embeddings for numerical features in tabular deep learning", §3.2.
