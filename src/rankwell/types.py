@@ -21,6 +21,7 @@ __all__ = [
     "MISSING_ID",
     "Audit",
     "Batch",
+    "Column",
     "Encoded",
     "Events",
     "Features",
@@ -166,13 +167,18 @@ class Batch:
             if name in columns:
                 column = columns[name]
                 if isinstance(column, Ragged):
-                    raise SchemaError(f"column {name!r} holds lists", allowed="a column with one value an entry")
+                    raise SchemaError(
+                        f"column {name!r} holds lists",
+                        found="a bag",
+                        allowed="a column with one value an entry",
+                        do="name a categorical, a numeric or a protected attribute",
+                    )
                 per_request = columns is features.context or (
                     columns is self.audit.columns and len(column) != features.num_candidates
                 )
                 return column[features.request_C] if per_request else column
         known = [*features.candidates, *features.context, *self.audit.columns]
-        raise SchemaError(f"no column {name!r} in the batch", found=known)
+        raise SchemaError(f"no column {name!r} in the batch", found=known, do="name one of these, or declare it")
 
 
 @dataclass(frozen=True, slots=True)
