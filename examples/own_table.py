@@ -14,7 +14,7 @@ member = (Categorical(name="title", on="request"), Numeric(name="years", on="req
 job = (Categorical(name="job"), Categorical(name="job_title"))
 cross, click = Cross(of=("title", "job_title")), Action(name="click")
 schema = Schema(features=(*member, *job), crosses=(cross,), actions=(click,), item="job", member_id=None)
-recipe = recipe_of_table(table, schema, WideDeep, "jobs", num_requests=64)
+recipe = recipe_of_table(table, schema, WideDeep, "jobs")
 trained = train(recipe, Path("jobs"), seed=0)
 test = judge(recipe, trained.model, trained.calibrators, Path("jobs")).calibrated
 print(f"AUC {test.auc:.3f}, log loss {test.log_loss:.3f}, predicted / observed {test.calibration_ratio:.3f}")
