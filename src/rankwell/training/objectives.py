@@ -80,21 +80,21 @@ class PointwiseObjective(Objective):
     def forward(self, encoded: Encoded, logits_CA: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """See the class."""
         targets, request_C = batch.targets, batch.features.request_C
-        total = logits_CA.new_zeros(())
-        counts_C: Tensor | None = None
-        for a, (action, share) in enumerate(zip(self._actions, self._shares, strict=True)):
+        losses: list[Tensor] = []
+        counts: list[Tensor] = []
+        # unbind, because the backward of one unbind is one stack, and that of each indexed column a block of zeros
+        columns_C = (column_CA.unbind(1) for column_CA in (logits_CA, targets.labels_CA, targets.observed_CA))
+        columns = zip(self._actions, self._shares, *columns_C, strict=True)
+        for action, share, logits_C, labels_C, observed_C in columns:
             if share:
-                weights_C = targets.weights_C * targets.observed_CA[:, a]
-                loss = self.loss(
-                    logits_CA[:, a],
-                    binary_labels(action, targets.labels_CA[:, a]),
-                    request_C=request_C,
-                    weights_C=weights_C,
-                )
-                total = total + share * loss
-                counts_C = weights_C if counts_C is None else torch.maximum(counts_C, weights_C)
-        assert counts_C is not None
-        return total, counts_C.sum()
+                weights_C = targets.weights_C * observed_C
+                labels_C = binary_labels(action, labels_C)
+                loss = self.loss(logits_C, labels_C, request_C=request_C, weights_C=weights_C)
+                losses.append(loss if share == 1 else share * loss)
+                counts.append(weights_C)
+        if len(losses) == 1:
+            return losses[0], counts[0].sum()
+        return torch.stack(losses).sum(), torch.stack(counts).amax(0).sum()
 
     def extra_repr(self) -> str:
         """The loss and the shares."""
