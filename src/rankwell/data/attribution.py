@@ -20,8 +20,10 @@ import pyarrow as pa
 from rankwell.data.actions import Actions, read_action_files
 from rankwell.data.files import broken_file, open_parquet
 from rankwell.data.impression_join import AttributionPlan, ImpressionJoin, RequestKeys
+from rankwell.data.layout import LogLayout
 from rankwell.data.point_in_time import Int64s
 from rankwell.data.pseudonyms import PseudonymKey
+from rankwell.data.stored_schema import check_stored_schema
 from rankwell.data.writer import LogWriter
 from rankwell.schema import Schema
 from rankwell.types import MISSING_ID
@@ -127,6 +129,7 @@ def attribute_files(
     plan = AttributionPlan.of(schema)
     attribution = _Attribution(Actions.of(read_action_files(action_paths), schema, key=key), plan, now_us)
     with open_parquet(str(log_path)) as log:
+        check_stored_schema(str(log_path), log.schema_arrow, schema, LogLayout.of(schema, "requests"))
 
         def row_groups(columns: list[str] | None) -> Iterator[pa.Table]:
             for group in range(log.num_row_groups):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from rankwell.data.blocks import Block, BlockReader, FileSource, TableSource, cut_at_requests, cut_rows
 from rankwell.data.files import FileCache
 from rankwell.data.layout import LogLayout
+from rankwell.data.stored_schema import check_stored_schema
 from rankwell.errors import LogError, PrivacyError
 from rankwell.schema.schema import Schema
 from rankwell.types import MISSING_ID
@@ -51,6 +52,7 @@ class Footer:
 def footer_of(url: str, file: Any, layout: LogLayout, schema: Schema) -> Footer:
     """The footer of an open Parquet file, its columns checked."""
     refuse_private(url, file.schema_arrow, schema)
+    check_stored_schema(url, file.schema_arrow, schema, layout)
     types = checked_types(url, file.schema_arrow, layout)
     metadata = file.metadata
     leaf_of = {metadata.schema.column(i).path.split(".", 1)[0]: i for i in reversed(range(metadata.num_columns))}

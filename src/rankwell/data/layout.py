@@ -18,7 +18,10 @@ from rankwell.errors import SchemaError
 from rankwell.schema.columns import Action, Bag, Categorical, Numeric, Place, Vector
 from rankwell.schema.schema import Schema
 
-__all__ = ["Layout", "LogColumn", "LogLayout", "Role", "Side"]
+__all__ = ["FORMAT_VERSION", "Layout", "LogColumn", "LogLayout", "Role", "Side"]
+
+FORMAT_VERSION: Final = "1"
+"""In the file's metadata under ``rankwell.format_version``, beside ``rankwell.layout`` and ``rankwell.schema``."""
 
 Layout = Literal["requests", "flat"]
 Side = Literal["request", "candidate", "event"]

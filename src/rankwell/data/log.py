@@ -199,8 +199,9 @@ def open_log(
         cache: Local copies of remote files.
 
     Raises:
-        LogError: No such file, an empty, truncated or foreign one, a missing column, a column of a wrong type, files
-            that differ in their columns, a request that spans two files.
+        LogError: No such file, an empty, truncated or foreign one, an unknown format version, a column that was
+            written as something else, a missing one, one of a wrong type, files that differ in their columns, a request
+            that spans two files.
         PrivacyError: A file holds a column declared as PII.
 
     >>> import pyarrow as pa, pyarrow.parquet as pq, fsspec

@@ -15,16 +15,13 @@ import pyarrow.parquet as pq
 from rankwell.data.atomic_file import AtomicFile
 from rankwell.data.decode import decode
 from rankwell.data.input_columns import input_table, names_within, with_labels_to_come, written_column
-from rankwell.data.layout import Layout, LogLayout
+from rankwell.data.layout import FORMAT_VERSION, Layout, LogLayout
 from rankwell.data.pseudonyms import PseudonymKey
 from rankwell.errors import LogError, PrivacyError
 from rankwell.schema import Schema
 from rankwell.types import Impression
 
 __all__ = ["FORMAT_VERSION", "LogWriter", "impressions_table", "write_log"]
-
-FORMAT_VERSION: Final = "1"
-"""In the file's metadata under ``rankwell.format_version``, beside ``rankwell.layout`` and ``rankwell.schema``."""
 
 _ROWS_PER_GROUP: Final[dict[Layout, int]] = {"requests": 4096, "flat": 65_536}
 
