@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rankwell.data.layout import LogLayout
-from rankwell.data.memory import arrow_table
+from rankwell.data.memory import arrow_table, map_leaves
 from rankwell.data.pseudonyms import PseudonymKey, pseudonymise
 from rankwell.data.string_ids import hash_strings, is_stringlike
 from rankwell.errors import LogError, PrivacyError
@@ -82,29 +82,13 @@ def written_column(array: pa.ChunkedArray, field: pa.Field, layout: LogLayout, k
     try:
         if names_members and key is not None:
             whole = pseudonymise(whole, key)
-        return _map_leaves(whole, lambda leaves: _plain(leaves, hash_words=takes_ids)).cast(field.type)
+        return map_leaves(whole, lambda leaves: _plain(leaves, hash_words=takes_ids)).cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise LogError(
             f"column {field.name!r} can't be written as {field.type}",
             found=f"{array.type}: {str(error).splitlines()[0]}",
             allowed=uses[0].allowed + (", or strings in the place of integers" if takes_ids else ""),
         ) from None
-
-
-def _is_list(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_))
-
-
-def _map_leaves(array: pa.Array, change: Callable[[pa.Array], pa.Array]) -> pa.Array:
-    """The same lists around changed values; null lists stay null, for the check to find."""
-    if not _is_list(array.type):
-        return change(array)
-    leaves = _map_leaves(array.flatten(), change)
-    if leaves.type == array.type.value_type:
-        return array
-    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
-    return pa.LargeListArray.from_arrays(offsets, leaves, mask=array.is_null() if array.null_count else None)
 
 
 def _plain(leaves: pa.Array, *, hash_words: bool) -> pa.Array:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import types as kinds
 
 from rankwell.data.layout import LogColumn, LogLayout
 from rankwell.data.string_ids import hash_strings, is_stringlike
 from rankwell.errors import LogError
 
-__all__ = ["arrow_table", "sorted_by_request", "with_hashed_strings"]
+__all__ = ["arrow_table", "map_leaves", "sorted_by_request", "with_hashed_strings"]
 
 
 def arrow_table(table: object) -> Any:
@@ -59,25 +61,30 @@ def _plain_ids(array: Any, column: LogColumn) -> Any:
     while kinds.is_list(innermost) or kinds.is_large_list(innermost) or kinds.is_fixed_size_list(innermost):
         innermost = innermost.value_type
     if is_stringlike(innermost) and column.takes_ids:
-        return _hashed(array.combine_chunks())
+        return map_leaves(array.combine_chunks(), hash_strings)
+    if kinds.is_null(array.type) and column.depth == 0:  # all values are missing, so nothing said of what type they are
+        return array.cast(column.written_as)
     if kinds.is_dictionary(innermost) and innermost == array.type:
         return array.cast(innermost.value_type)
     return array
 
 
-def _hashed(array: Any) -> Any:
-    """String ids at any depth of lists as int64 ids."""
-    if isinstance(array, pa.ChunkedArray):
-        return pa.chunked_array(
-            [_hashed(chunk) for chunk in array.chunks], pa.int64() if not array.num_chunks else None
-        )
-    if is_stringlike(array.type):
-        return hash_strings(array)
-    nulls = array.is_null() if array.null_count else None
-    if kinds.is_fixed_size_list(array.type):
-        return pa.FixedSizeListArray.from_arrays(_hashed(array.flatten()), array.type.list_size)
-    kind = pa.LargeListArray if kinds.is_large_list(array.type) else pa.ListArray
-    return kind.from_arrays(array.offsets, _hashed(array.values), mask=nulls)
+def map_leaves(array: Any, change: Callable[[Any], Any]) -> Any:
+    """The same lists around changed values, at any depth, of whole arrays and slices; null lists stay null.
+
+    >>> map_leaves(pa.array([[1], [7], None, [2, 3]]).slice(1), lambda leaves: hash_strings(leaves.cast(pa.string()))
+    ...     ).is_null().to_pylist()
+    [False, True, False]
+    """
+    kind = array.type
+    if not (kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind)):
+        return change(array)
+    leaves = map_leaves(array.flatten(), change)  # without what stands behind null lists and outside of a slice
+    if leaves.type == kind.value_type:
+        return array
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
+    return pa.LargeListArray.from_arrays(offsets, leaves, mask=array.is_null() if array.null_count else None)
 
 
 def sorted_by_request(table: Any, request_id: str) -> Any:
