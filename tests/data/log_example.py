@@ -51,7 +51,7 @@ def plain_requests(num: int, seed: int, *, first_id: int = 0) -> list[dict[str, 
     requests = []
     for i in range(num):
         time_us = 1_700_000_000_000_000 + 1_000_000 * (first_id + i)
-        event_times = sorted(time_us - 2_000_000 - draw.randrange(10**9) for _ in range(draw.randrange(6)))
+        event_times = sorted(time_us - 2_000_001 - draw.randrange(10**9) for _ in range(draw.randrange(6)))
         requests.append(
             {
                 "request_id": BIG + first_id + i,

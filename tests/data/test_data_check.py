@@ -12,7 +12,7 @@ from log_example import BIG, SCHEMA, flat_table, plain_requests, request_table
 
 from rankwell.data.log import log_from_table, open_log
 from rankwell.errors import LeakError, LogError, PrivacyError
-from rankwell.schema import Action, Categorical, Schema
+from rankwell.schema import Action, Categorical, Schema, Sequence
 
 REQUESTS = plain_requests(6, seed=4)
 REQUESTS[2]["candidates"] = [dict(REQUESTS[2]["candidates"][0]) for _ in range(2)]  # the second will be spoilt
@@ -164,21 +164,41 @@ def with_event(request, age_us):
 @pytest.mark.parametrize("layout", ["requests", "flat"])
 def test_an_event_newer_than_the_ingest_delay_is_a_leak(tmp_path, layout):
     requests = copy.deepcopy(REQUESTS)
-    with_event(requests[1], 2_000_000)  # exactly the delay: allowed
+    with_event(requests[1], 2_000_001)
     with_event(requests[3], 500_000)
     table = request_table(requests) if layout == "requests" else flat_table(requests)
     text = message(tmp_path, table, layout, LeakError)
     assert "column 'history_time_us'" in text
     assert f"request {BIG + 3}: the history holds an event" in text
-    assert "an event 1.5 s too new" in text
-    assert "at least 2 s (ingest_delay_s)" in text
+    assert "found: an event 0.5 s before the request" in text
+    assert "allowed: events more than 2 s (ingest_delay_s) before it" in text
+    with_event(requests[3], 2_000_000)  # exactly the delay
+    table = request_table(requests) if layout == "requests" else flat_table(requests)
+    assert "found: an event 2 s before the request" in message(tmp_path, table, layout, LeakError)
+
+
+@pytest.mark.parametrize("layout", ["requests", "flat"])
+def test_without_a_delay_the_requests_own_microsecond_is_no_past(layout):
+    schema = Schema(
+        features=(Categorical(name="job"),),
+        sequences=(Sequence(name="h", fields=(Categorical(name="item", on="event"),)),),
+        actions=(Action(name="click"),),
+        member_id=None,
+    )
+    row = {"request_id": 1, "time_us": 1000, "job": 7, "click": 0, "h_item": [5], "h_time_us": [999]}
+    if layout == "requests":
+        row |= {"job": [7], "click": [0]}
+    read(log_from_table(pa.Table.from_pylist([row]), schema, layout=layout))
+    row["h_time_us"] = [1000]
+    with pytest.raises(LeakError, match=r"column 'h_time_us'.*found: an event 0 s before the request; allowed: .* 0 s"):
+        read(log_from_table(pa.Table.from_pylist([row]), schema, layout=layout))
 
 
 def test_the_label_planted_in_the_history_is_a_leak(tmp_path):
     requests = copy.deepcopy(REQUESTS)
     clicked = requests[0]["candidates"][0]["job"]
     requests[0]["history"].append({"item": clicked, "dwell": None, "time_us": requests[0]["time_us"] + 30_000_000})
-    assert "an event 32 s too new" in message(tmp_path, request_table(requests), "requests", LeakError)
+    assert "an event 30 s after the request" in message(tmp_path, request_table(requests), "requests", LeakError)
 
 
 def test_events_out_of_order(tmp_path):
@@ -204,6 +224,17 @@ def test_request_id_that_comes_again(tmp_path):
     assert "column 'request_id'" in text
     assert "comes again after other requests" in text
     assert f"found: {BIG}" in text
+
+
+def test_request_id_that_stands_twice_in_a_log_of_requests(tmp_path):
+    text = message(tmp_path, request_table([REQUESTS[0], REQUESTS[1], REQUESTS[0]]), "requests")
+    assert "column 'request_id'" in text
+    assert f"row 2 (from 0): the request id stands twice; found: {BIG}" in text
+    assert "allowed: one row a request" in text
+    assert "what to do: drop the repeated rows" in text
+    table = request_table([REQUESTS[0], REQUESTS[1]])
+    with pytest.raises(LogError, match="the request id stands twice"):
+        read(log_from_table(pa.concat_tables([table, table]), SCHEMA, layout="requests"))
 
 
 def test_personal_columns_are_refused_however_they_are_written(tmp_path):

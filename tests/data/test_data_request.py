@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 from log_example import BIG, SCHEMA, expected_of, plain_requests, requests_of
 
+from rankwell.data.pseudonyms import PseudonymKey, pseudonymise
 from rankwell.data.request import batch_from_request
 from rankwell.data.string_ids import hash_strings
 from rankwell.errors import RequestError
@@ -108,8 +109,55 @@ def test_the_member_may_be_a_feature():
     ],
 )
 def test_what_is_not_as_the_schema_says(changes, words):
-    with pytest.raises(RequestError, match=words):
+    with pytest.raises(RequestError, match=words) as caught:
         batch_from_request(small(**changes), SMALL)
+    assert caught.value.do
+
+
+MEMBER = SMALL.model_copy(
+    update={"features": (*SMALL.features, Categorical(name="member", column="member_id", on="request"))}
+)
+KEY = PseudonymKey(bytes(range(50, 82)))
+
+
+@pytest.mark.parametrize("raw", ["ann@example.org", b"ann@example.org", ["ann@example.org"], {"id": "ann@example.org"}])
+@pytest.mark.parametrize("place", ["the request", "the context"])
+def test_a_raw_member_id_never_enters(raw, place):
+    plain = small(member_id=raw) if place == "the request" else small(context={"years": 3, "member": raw})
+    with pytest.raises(RequestError) as caught:
+        batch_from_request(plain, MEMBER)
+    error = caught.value
+    assert error.what.startswith("'member_id'" if place == "the request" else "context['member']")
+    assert error.allowed
+    assert error.do
+    assert "ann" not in str(error)  # messages end up in logs
+    if isinstance(raw, str):
+        assert "is a string: a raw member id, not a pseudonym" in error.what
+        assert "rankwell.data.pseudonyms.pseudonymise" in str(error.allowed)
+        assert "pseudonymise it first, or give the key" in error.do
+
+
+@pytest.mark.parametrize("raw", ["ann", 7, b"ann"])
+def test_with_a_key_raw_members_become_the_pseudonyms_of_the_log(raw):
+    expected = pseudonymise(pa.array([raw]), KEY).to_pylist()
+    by_key = batch_from_request(small(member_id=raw), MEMBER, key=KEY)
+    assert by_key.audit.member_ids_R.tolist() == by_key.features.context["member"].tolist() == expected
+    given = batch_from_request(small(context={"years": 3, "member": raw}), MEMBER, key=KEY)
+    assert given.features.context["member"].tolist() == expected
+    assert given.audit.member_ids_R.tolist() == [-1]
+    without = batch_from_request(small(member_id=expected[0]), MEMBER)
+    assert without.features.context["member"].tolist() == expected
+
+
+@pytest.mark.parametrize("wrong", [-3, 1.5, True, 2**63, 2**70, [1], {}])
+def test_what_is_no_member_id(wrong):
+    for key in (None, KEY):
+        with pytest.raises(
+            RequestError, match=r"(?s)'member_id' is no member id; found: a value of type .*leave it out"
+        ):
+            batch_from_request(small(member_id=wrong), SMALL, key=key)
+    with pytest.raises(RequestError, match="is missing"):
+        batch_from_request(small(), MEMBER)
 
 
 def with_history(**fields):
@@ -131,7 +179,11 @@ def with_history(**fields):
         ({"time_us": [10**9, 10**8]}, r"\['time_us'\] goes backwards"),
         (
             {"time_us": [10**9, 1_700_000_000 * 10**6 - 10**6]},
-            r"that is too new; found: 1 s old; allowed: at least 2 s",
+            r"that is too new; found: 1 s old; allowed: more than 2 s",
+        ),
+        (
+            {"time_us": [10**9, 1_700_000_000 * 10**6 - 2 * 10**6]},
+            r"that is too new; found: 2 s old; allowed: more than 2 s",
         ),
     ],
 )

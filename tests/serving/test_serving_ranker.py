@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import serving_example as example
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from rankwell.calibration.isotonic import Isotonic
 from rankwell.calibration.uncalibrated import Uncalibrated
+from rankwell.data.pseudonyms import PseudonymKey, pseudonymise
 from rankwell.data.request import batch_from_request
 from rankwell.errors import BundleError, RequestError, SchemaError
 from rankwell.models.wide_deep import Logistic
@@ -154,6 +156,18 @@ def test_impressions_say_what_the_log_keeps() -> None:
         Impression(2**62 + 1, 2**61 + 1, 1_790_000_000_000_000, first, 1, p, 1.0),
         Impression(2**62 + 1, 2**61 + 1, 1_790_000_000_000_000, second, 2, q, 1.0),
     )
+
+
+def test_raw_members_are_pseudonymised_before_anything_sees_them() -> None:
+    key = PseudonymKey(bytes(range(50, 82)))
+    (pseudonym,) = pseudonymise(pa.array(["ann@example.org"]), key).to_pylist()
+    plain = request(plain_candidates(5), member_id="ann@example.org")
+    expected = RANKER.rank(request(plain_candidates(5), member_id=pseudonym))
+    assert Ranker(BUNDLE, key=key).rank(plain).impressions == expected.impressions
+    assert {impression.member_id for impression in expected.impressions} == {pseudonym}
+    with pytest.raises(RequestError, match=r"(?s)'member_id' is a string: a raw member id.*give the key") as caught:
+        RANKER.rank(plain)
+    assert "ann" not in str(caught.value)
 
 
 def test_unknown_members_and_items_read_the_default_row() -> None:

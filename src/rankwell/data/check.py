@@ -215,7 +215,8 @@ def check_not_empty(offsets: Ints, where: Where) -> None:
 def check_history(event_times_us_H: Ints, offsets: Ints, times_us_R: Ints | None, delay_us: int, where: Where) -> None:
     """Refuse events out of time order, and events that were not yet known when the request came.
 
-    An event may enter the history of a request at time t only when it is at most t - delay.
+    An event may enter the history of a request at time t only when it is before t - delay: without a delay, one of the
+    request's own microsecond may be what the request led to.
 
     Raises:
         LogError: Events of a request are not oldest first.
@@ -243,14 +244,15 @@ def check_history(event_times_us_H: Ints, offsets: Ints, times_us_R: Ints | None
     filled = np.flatnonzero(np.diff(offsets) > 0)
     newest_us = event_times_us_H[offsets[filled + 1] - 1]
     late_us = newest_us - (times_us_R[filled] - delay_us)
-    if len(filled) and late_us.max() > 0:
+    if len(filled) and late_us.max() >= 0:
         leaking = np.zeros(len(times_us_R), bool)
-        leaking[filled] = late_us > 0
+        leaking[filled] = late_us >= 0
         request = int(np.flatnonzero(leaking)[0])
-        seconds = int(late_us[np.searchsorted(filled, request)]) / _MICROS
+        late = int(late_us[np.searchsorted(filled, request)])
+        age = (delay_us - late) / _MICROS
         raise LeakError(
             f"{where.at(request)}: the history holds an event that was not yet known when the request came",
-            found=f"an event {seconds:g} s too new",
-            allowed=f"events at least {delay_us / _MICROS:g} s (ingest_delay_s) older than the request",
+            found=f"an event {abs(age):.12g} s {'before' if age >= 0 else 'after'} the request",
+            allowed=f"events more than {delay_us / _MICROS:.12g} s (ingest_delay_s) before it",
             do="join histories point-in-time, as rankwell's attribution does",
         )

@@ -56,7 +56,7 @@ def decode_keys(table: Any, layout: LogLayout, *, file: str, first_row: int, row
                 rows_R = None
             else:
                 ids_R = ids_R[rows_R]
-            _check_adjacent(ids_R, replace(where, rows_R=rows_R))
+        _check_distinct(ids_R, layout, replace(where, rows_R=rows_R))
     times_R = None
     if time_column is not None:
         where = Where(time_column.name, file, first_row, rows_R, ids_R if id_column is not None else None)
@@ -64,11 +64,15 @@ def decode_keys(table: Any, layout: LogLayout, *, file: str, first_row: int, row
     return Keys(ids_R, times_R, rows_R)
 
 
-def _check_adjacent(ids_R: Ints, where: Where) -> None:
+def _check_distinct(ids_R: Ints, layout: LogLayout, where: Where) -> None:
+    """Refuse a request id that stands twice; what stands in another block isn't known here."""
+    ascending = np.sort(ids_R)  # some ten times faster than the argsort that finds the row
+    if not (ascending[1:] == ascending[:-1]).any():
+        return
     order = np.argsort(ids_R, kind="stable")
     again = np.zeros(len(ids_R), bool)
     again[order[1:]] = ids_R[order[1:]] == ids_R[order[:-1]]
-    if again.any():
+    if layout.kind == "flat":
         refuse(
             where,
             again,
@@ -77,3 +81,12 @@ def _check_adjacent(ids_R: Ints, where: Where) -> None:
             allowed="consecutive rows for each request in a flat log",
             do="sort the log by request id, or declare request_id=None if each row is a request",
         )
+    refuse(
+        where,
+        again,
+        "the request id stands twice",
+        ids_R,
+        allowed="one row a request",
+        do="drop the repeated rows or give each request an id of its own; with one row a candidate, open the log with "
+        "layout='flat'",
+    )

@@ -14,8 +14,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from rankwell.data.string_ids import hash_strings
-from rankwell.errors import RequestError
+from rankwell.data.pseudonyms import PseudonymKey, pseudonymise
+from rankwell.data.string_ids import hash_strings, is_stringlike
+from rankwell.errors import LogError, RequestError
 from rankwell.schema.columns import Bag, Categorical, Numeric, Place, Sequence, Vector
 from rankwell.schema.schema import Schema
 from rankwell.types import MISSING_ID, Audit, Batch, Column, Events, Features, Ragged, Targets
@@ -28,22 +29,25 @@ _MICROS: Final = 1_000_000
 _Feature = Categorical | Bag | Numeric | Vector | Place
 
 
-def batch_from_request(request: Mapping[str, Any], schema: Schema) -> Batch:
+def batch_from_request(request: Mapping[str, Any], schema: Schema, *, key: PseudonymKey | None = None) -> Batch:
     """A batch of one request, with no labels.
 
     Args:
-        request: ``request_id``, ``member_id`` and ``time_us`` (integers, ids may be strings; each may be left out where
-            the schema has none or nothing needs it), ``context`` (feature name to value), ``history`` (sequence name
-            to field name to list, oldest first, event times under the name that the sequence gives them) and
-            ``candidates`` (feature name to list). A place is ``[latitude, longitude]``, a bag a list of ids, a vector
-            a list of numbers; None is a missing value. Protected attributes and bids are taken where they are given.
+        request: ``request_id``, ``member_id`` and ``time_us`` (integers; each may be left out where the schema has none
+            or nothing needs it), ``context`` (feature name to value), ``history`` (sequence name to field name to list,
+            oldest first, event times under the name that the sequence gives them) and ``candidates`` (feature name to
+            list). Ids may be strings, but the member's only with a key. A place is ``[latitude, longitude]``, a bag a
+            list of ids, a vector a list of numbers; None is a missing value. Protected attributes and bids are taken
+            where they are given.
         schema: What the columns mean.
+        key: Where given, the member id is raw and pseudonymised with it; else it is a pseudonym, as in the log.
 
     Returns:
         R = 1; C is the length of the candidate lists, which may be 0. Labels are NaN and not observed.
 
     Raises:
-        RequestError: A feature is missing, lists are unequally long, or a value is not as the schema says.
+        RequestError: A feature is missing, lists are unequally long, a value is not as the schema says, or a raw member
+            id would enter the batch.
 
     >>> from rankwell.schema import Action
     >>> schema = Schema(features=(Categorical(name="job"), Numeric(name="years", on="request")),
@@ -55,7 +59,7 @@ def batch_from_request(request: Mapping[str, Any], schema: Schema) -> Batch:
     """
     given_context, given_candidates = _mapping(request, "context"), _mapping(request, "candidates")
     time_us = _key(request, "time_us")
-    member_id = _key(request, "member_id")
+    member_id = _member(request.get("member_id"), "'member_id'", key)
     context: dict[str, Column] = {}
     candidates: dict[str, Column] = {}
     audited: dict[str, Tensor] = {}
@@ -66,9 +70,10 @@ def batch_from_request(request: Mapping[str, Any], schema: Schema) -> Batch:
         on_request = feature.on == "request"
         given = given_context if on_request else given_candidates
         place = f"{'context' if on_request else 'candidates'}[{feature.name!r}]"
+        is_member = on_request and schema.member_id is not None and _column(feature) == schema.member_id
         if feature.name in given:
-            value = given[feature.name]
-        elif on_request and schema.member_id in (feature.name, _column(feature)) and member_id is not None:
+            value = _member(given[feature.name], place, key) if is_member else given[feature.name]
+        elif is_member and member_id is not None:
             value = member_id
         elif feature.name in optional:
             continue
@@ -143,7 +148,12 @@ def _read(values: Any, feature: _Feature, place: str) -> Column:
             rows = [_entries(value, place) for value in values]
             for row in rows:
                 if len(row) != width:
-                    raise RequestError(f"{place} has another width", found=len(row), allowed=f"{width} numbers")
+                    raise RequestError(
+                        f"{place} has another width",
+                        found=len(row),
+                        allowed=f"{width} numbers",
+                        do="give as many numbers as the schema declares",
+                    )
             flat = [entry for row in rows for entry in row]
             return torch.from_numpy(_numbers(flat, place, missing_allowed=False).reshape(-1, width))
 
@@ -188,15 +198,16 @@ def _ages_s(
     _check_length(len(times_H), num_events, place, sequence.fields[0].name)
     if (np.diff(times_H) < 0).any():
         raise RequestError(f"{place} goes backwards", allowed="events oldest first", do="sort the events by time")
-    ages_H = (time_us - times_H) / _MICROS
-    if num_events and ages_H[-1] < schema.ingest_delay_s:
+    ages_us_H = time_us - times_H
+    if num_events and ages_us_H[-1] <= round(schema.ingest_delay_s * _MICROS):
         raise RequestError(
             f"{place} holds an event that is too new",
-            found=f"{ages_H[-1]:g} s old",
-            allowed=f"at least {schema.ingest_delay_s:g} s (ingest_delay_s), as in training",
+            found=f"{ages_us_H[-1] / _MICROS:.12g} s old",
+            allowed=f"more than {schema.ingest_delay_s:.12g} s (ingest_delay_s), as in training",
             do="leave newer events out",
         )
-    return ages_H.astype(np.float32)
+    ages_H: npt.NDArray[np.float32] = (ages_us_H / _MICROS).astype(np.float32)
+    return ages_H
 
 
 def _column(feature: _Feature) -> str:
@@ -206,13 +217,18 @@ def _column(feature: _Feature) -> str:
 def _mapping(request: Mapping[str, Any], name: str, *, place: str = "the request") -> Mapping[str, Any]:
     value = request.get(name, {})
     if not isinstance(value, Mapping):
-        raise RequestError(f"{name!r} in {place} is not a mapping", found=type(value).__name__, allowed="a mapping")
+        raise RequestError(
+            f"{name!r} in {place} is not a mapping",
+            found=type(value).__name__,
+            allowed="a mapping",
+            do="give names and what stands under them",
+        )
     return value
 
 
 def _entries(value: Any, place: str) -> Any:
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__") or not hasattr(value, "__getitem__"):
-        raise RequestError(f"{place} is not a list", found=value, allowed="a list")
+        raise RequestError(f"{place} is not a list", found=value, allowed="a list", do="give a list")
     return value
 
 
@@ -222,12 +238,41 @@ def _check_length(length: int, expected: int, place: str, first: str) -> None:
             f"{place}: lists of unequal length",
             found=f"{length} entries, but {expected} in {first!r}",
             allowed="one entry for each candidate (or event) in every list",
+            do="give lists of one length; None stands for a missing value",
         )
 
 
 def _key(request: Mapping[str, Any], name: str) -> int | None:
     value = request.get(name)
     return None if value is None else int(_ids([value], repr(name), missing_allowed=False)[0])
+
+
+def _member(value: Any, place: str, key: PseudonymKey | None) -> int | None:
+    """The pseudonym; the errors never show what was given, because it may name a person and errors end up in logs."""
+    if value is None:
+        return None
+    try:
+        array = pa.array([value])
+        if key is not None:
+            return int(pseudonymise(array, key)[0].as_py())
+    except (LogError, pa.ArrowException, TypeError, ValueError, OverflowError):
+        array = pa.array([None])
+    if is_stringlike(array.type):
+        raise RequestError(
+            f"{place} is a string: a raw member id, not a pseudonym",
+            found="a string",
+            allowed="the integer that rankwell.data.pseudonyms.pseudonymise made of it",
+            do="pseudonymise it first, or give the key that the log was written with (`key=` of batch_from_request and "
+            "of the ranker)",
+        )
+    if key is not None or not pa.types.is_integer(array.type) or not 0 <= array[0].as_py() < 2**63:
+        raise RequestError(
+            f"{place} is no member id",
+            found=f"a value of type {type(value).__name__}",
+            allowed="an integer from 0 to 2^63 - 1; with a key also a string",
+            do="leave it out where the member is unknown",
+        )
+    return int(array[0].as_py())
 
 
 def _ids(values: Any, place: str, *, missing_allowed: bool) -> Ints:
@@ -267,7 +312,12 @@ _DECLARE_ROW: Final = "give an id, or declare missing='row'"
 
 
 def _refuse_ids(values: Any, place: str) -> NoReturn:
-    raise RequestError(f"{place} is no id", found=values, allowed="integers from 0 to 2^63 - 1, or strings")
+    raise RequestError(
+        f"{place} is no id",
+        found=values,
+        allowed="integers from 0 to 2^63 - 1, or strings",
+        do="give ids as the log has them; None where one is missing and the schema allows it",
+    )
 
 
 def _numbers(values: Any, place: str, *, missing_allowed: bool) -> npt.NDArray[np.float32]:
@@ -277,12 +327,17 @@ def _numbers(values: Any, place: str, *, missing_allowed: bool) -> npt.NDArray[n
     if array.dtype == object:
         array = _array([np.nan if value is None else value for value in values])
     if array.ndim != 1 or array.dtype.kind not in "iufb":
-        raise RequestError(f"{place} is no number", found=values, allowed="finite numbers")
+        raise RequestError(f"{place} is no number", found=values, allowed="finite numbers", do="give numbers")
     with np.errstate(over="ignore"):
         numbers = array.astype(np.float32)
     if not np.isfinite(numbers).all():
         if np.isinf(numbers).any():
-            raise RequestError(f"{place} is infinite, or beyond float32", found=values, allowed="finite numbers")
+            raise RequestError(
+                f"{place} is infinite, or beyond float32",
+                found=values,
+                allowed="finite numbers up to 3.4e38",
+                do="mend what computes it; None stands for a missing value where the schema allows one",
+            )
         if not missing_allowed:
             raise RequestError(
                 f"{place} has a missing value",

@@ -46,7 +46,7 @@ class Schema(Declaration):
             `visible_protected` names it.
         visible_protected: Names of protected attributes that models may see all the same.
         pii: Columns that name a person (names, e-mail addresses): a log that holds one is refused.
-        ingest_delay_s: An event enters the history only when it is at least this much older than the request.
+        ingest_delay_s: An event enters the history only when it is more than this much older than the request.
 
     >>> from rankwell.schema import Action, Categorical, Numeric
     >>> schema = Schema(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rankwell.data.pseudonyms import PseudonymKey
 from rankwell.data.request import batch_from_request
 from rankwell.errors import RequestError, SchemaError
 from rankwell.losses.label_smoothing import undo_label_smoothing
@@ -54,6 +55,8 @@ class Ranker:
         policy: Makes the list.
         max_candidates: A request with more is refused.
         seed: Of the policy's draws, together with the request's id.
+        key: Where given, member ids of requests are raw, and pseudonymised with it before anything sees them; else
+            they are pseudonyms, as in the log that the model was trained on.
 
     Raises:
         BundleError: The path holds no whole bundle.
@@ -82,12 +85,14 @@ class Ranker:
         policy: Policy = greedy,
         max_candidates: int = 2_000,
         seed: int = 0,
+        key: PseudonymKey | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
         self.bundle.model.eval()
         self._actions = tuple(action.name for action in self.schema.actions)
         self._ranked_for = 0 if action is None else self.schema.action_index(action)
         self._policy, self._max_candidates, self._seed = policy, max_candidates, seed
+        self._key = key
 
     @property
     def schema(self) -> Schema:
@@ -110,13 +115,13 @@ class Ranker:
             length: How many to rank; by default all candidates.
 
         Raises:
-            RequestError: No candidates or too many, an item that stands twice, a length below 1, or a column that is
-                not as the schema says.
+            RequestError: No candidates or too many, an item that stands twice, a length below 1, a raw member id, or a
+                column that is not as the schema says.
             SchemaError: The schema doesn't say which column is the item.
         """
         if self.schema.item is None:
             raise SchemaError("the schema names no item, so a list cannot say what it ranks", do="declare `item`")
-        batch = batch_from_request(request, self.schema)
+        batch = batch_from_request(request, self.schema, key=self._key)
         num_candidates = batch.features.num_candidates
         if not 1 <= num_candidates <= self._max_candidates:
             raise RequestError(

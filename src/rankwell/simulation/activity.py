@@ -71,7 +71,9 @@ def recall_activity(
     mean_gap_us_RX = np.where(fresh_RX, 5 * 60e6, 20 * 3600e6)
     gap_us_RX = rng.standard_exponential((num_requests, MAX_EVENTS), dtype=np.float32) * mean_gap_us_RX
     age_us_RX = settings.ingest_delay_s * 1e6 + np.cumsum(gap_us_RX, axis=1)
-    time_us_RX = sessions.time_us_R[:, None] - np.ceil(age_us_RX).astype(np.int64)
+    # More than the delay, to the microsecond: an event of just that age is not in the history.
+    age_us_RX = np.maximum(np.ceil(age_us_RX), round(settings.ingest_delay_s * 1e6) + 1)
+    time_us_RX = sessions.time_us_R[:, None] - age_us_RX.astype(np.int64)
 
     happened_XR = happened_RX[:, ::-1]
     time_us_H = time_us_RX[:, ::-1][happened_XR]
