@@ -43,7 +43,7 @@ _console: Final = Console()
 Json = Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file, flat names to numbers.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
 Data = Annotated[Path, typer.Option("--data", exists=True, file_okay=False, help="The folder of the recipe's logs.")]
-RecipeFile = Annotated[Path, typer.Argument(help="A Python file with a function recipe() -> Recipe.")]
+RecipeFile = Annotated[str, typer.Argument(help="FILE.py with a function recipe() -> Recipe, or FILE.py:FUNCTION.")]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle, as `rankwell train` writes it.")]
 
 

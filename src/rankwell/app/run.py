@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -62,7 +62,7 @@ def train_runs(
 
 def evaluate_run(bundle: Bundle, recipe: Recipe, data: Path) -> EvaluatedRun:
     """Judge a bundle on the recipe's test split."""
-    judgement = judge(recipe, bundle.model, bundle.calibrators, data)
+    judgement = _judged(bundle, recipe, data)
     calibrated = judgement.calibrated
     segments = tuple(calibrated.segment_table(name) for name in calibrated.segments)
     tables = (_summary(recipe, [judgement]), calibrated.table(f"{recipe.name}, test, calibrated"), *segments)
@@ -71,7 +71,7 @@ def evaluate_run(bundle: Bundle, recipe: Recipe, data: Path) -> EvaluatedRun:
 
 def report_run(bundle: Bundle, recipe: Recipe, data: Path, out: Path) -> Path:
     """Judge a bundle on the recipe's test split and write the HTML report."""
-    judgement = judge(recipe, bundle.model, bundle.calibrators, data)
+    judgement = _judged(bundle, recipe, data)
     name = type(bundle.model).__name__
     return write_report(
         ReportData(
@@ -84,6 +84,12 @@ def report_run(bundle: Bundle, recipe: Recipe, data: Path, out: Path) -> Path:
         ),
         out,
     )
+
+
+def _judged(bundle: Bundle, recipe: Recipe, data: Path) -> Judgement:
+    # the bundle was trained with its own label smoothing, whatever the recipe says by now
+    served = replace(recipe, label_smoothing=bundle.label_smoothing)
+    return judge(served, bundle.model, bundle.calibrators, data)
 
 
 def bundle_of(trained: Trained, recipe: Recipe, judgement: Judgement) -> Bundle:

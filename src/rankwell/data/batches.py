@@ -75,7 +75,7 @@ class Batches:
     ...                 request_id=None, member_id=None, time=None)
     >>> log = log_from_table(pa.table({"job": [5, 6, 7], "click": [0, 1, 0]}), schema)
     >>> batches = Batches(log, WholeLog("train"), "train", num_requests=2, seed=None)
-    >>> [batch.features.candidates["job"].tolist() for _, batch in batches.epoch(0)]
+    >>> [batch.features.candidates["job"].tolist() for batch in batches]
     [[5], [6, 7]]
     """
 
@@ -133,6 +133,10 @@ class Batches:
     def num_batches(self, epoch: int) -> int:
         """The number of batches of an epoch."""
         return sum(self._num_cuts(_count(buffer)) for buffer in self._plan(epoch))
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of epoch 0, for whoever reads a split once and from the start."""
+        return (batch for _, batch in self.epoch(0))
 
     def epoch(self, epoch: int, *, start: Position | None = None) -> Iterator[tuple[Position, Batch]]:
         """The batches of an epoch in order, each with the position that comes after it.

@@ -101,7 +101,7 @@ def measure_numerics(batches: Iterable[Batch], schema: Schema) -> NumericStatist
     ...                 request_id=None, member_id=None, time=None)
     >>> log = log_from_table(pa.table({"years": [1.0, 2.0, 3.0], "click": [0, 1, 0]}), schema)
     >>> batches = Batches(log, WholeLog("train"), "train", num_requests=2, seed=None)
-    >>> years = measure_numerics((batch for _, batch in batches.epoch(0)), schema).columns["years"]
+    >>> years = measure_numerics(batches, schema).columns["years"]
     >>> years.mean, round(years.sd, 3), years.quantiles[128]
     (2.0, 0.816, 2.0)
     """

@@ -88,7 +88,7 @@ def _predictions(recipe: Recipe, data: Path, seed: int) -> tuple[Predictions, Pr
 
     def of(part: Part) -> Predictions:
         batches = recipe.batches(part, data, seed=None)
-        return predict(model, (batch for _, batch in batches.epoch(0)), (_BAND,))
+        return predict(model, batches, (_BAND,))
 
     return of("calibrate"), of("test")
 

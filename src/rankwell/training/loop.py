@@ -257,7 +257,7 @@ class _Training:
 
     def _end_epoch(self, epoch: int) -> None:
         started = time.perf_counter()
-        logits_C, labels_C, weights_C = predict_action(self.model, (batch for _, batch in self.tune.epoch(0)), 0)
+        logits_C, labels_C, weights_C = predict_action(self.model, self.tune, 0)
         if not logits_C.isfinite().all():
             raise TrainingError(
                 f"logits on tune are not finite after epoch {epoch}",

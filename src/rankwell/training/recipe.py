@@ -92,7 +92,7 @@ class Recipe:
     >>> recipe = Recipe(name="jobs", schema=schema, parts=dict.fromkeys(PARTS, log),
     ...                 build=lambda statistics, seed: Logistic(schema, statistics, seed=seed))
     >>> recipe.num_requests
-    4096
+    256
     """
 
     name: str
@@ -102,7 +102,7 @@ class Recipe:
     objective: Callable[[Schema], Objective] = PointwiseObjective
     optimizers: OptimizerPlan = field(default_factory=OptimizerPlan)
     loop: LoopSettings = field(default_factory=LoopSettings)
-    num_requests: int = 4096
+    num_requests: int = 256
     calibrate: FitCalibrator = fit_isotonic
     label_smoothing: float = 0.0
     segments: tuple[str, ...] = ()
@@ -179,11 +179,14 @@ class Recipe:
         return len(edges) == 2 and edges[0][PARTS.index(earlier)] <= edges[1][PARTS.index(later) - 1]
 
 
-def read_recipe(path: Path) -> Recipe:
-    """The recipe that the Python file at `path` returns from its function ``recipe()``.
+def read_recipe(reference: str | Path) -> Recipe:
+    """The recipe that a function of a Python file returns.
+
+    Args:
+        reference: ``FILE.py`` for its function ``recipe()``, or ``FILE.py:FUNCTION`` for another.
 
     Raises:
-        RecipeError: There is no such file; it fails; or it has no ``recipe()`` that returns a `Recipe`.
+        RecipeError: There is no such file; it fails; or the function isn't there or returns no `Recipe`.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -195,16 +198,18 @@ def read_recipe(path: Path) -> Recipe:
     ...         print(error.found)
     ZeroDivisionError: division by zero
     """
+    file, colon, name = str(reference).rpartition(":")
+    path, name = (Path(file), name) if colon and name.isidentifier() else (Path(reference), "recipe")
     if not path.is_file():
-        raise RecipeError(f"no recipe at {path}", do="name a Python file with a function recipe() -> Recipe")
+        raise RecipeError(f"no recipe at {path}", do=f"name a Python file with a function {name}() -> Recipe")
     try:
-        function = runpy.run_path(str(path)).get("recipe")
+        function = runpy.run_path(str(path)).get(name)
         recipe = function() if callable(function) else function
     except Exception as error:
         raise _failed(path, error) from error
     if not isinstance(recipe, Recipe):
-        found = f"recipe() returned {type(recipe).__name__}" if callable(function) else "no function recipe()"
-        raise RecipeError(f"{path} holds no recipe", found=found, allowed="a function recipe() -> Recipe")
+        found = f"{name}() returned {type(recipe).__name__}" if callable(function) else f"no function {name}()"
+        raise RecipeError(f"{path} holds no recipe", found=found, allowed=f"a function {name}() -> Recipe")
     return recipe
 
 

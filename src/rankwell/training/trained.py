@@ -97,7 +97,7 @@ def train(
     _check_smoothing(objective, recipe)
     logs = recipe.logs(data)
     batches = recipe.batches_of(logs["train"], "train", seed=seed)
-    statistics = measure_numerics((batch for _, batch in batches.epoch(0)), recipe.schema)
+    statistics = measure_numerics(batches, recipe.schema)
     clock.lap("measure numerics")
     model = recipe.build(statistics, seed)
     tune = recipe.batches_of(logs["tune"], "tune", seed=None)
@@ -108,7 +108,7 @@ def train(
     del batches, tune  # and the decoded requests that they may keep
     clock.lap("train")
     held_out = recipe.batches_of(logs["calibrate"], "calibrate", seed=None)
-    predictions = predict(model, (batch for _, batch in held_out.epoch(0)))
+    predictions = predict(model, held_out)
     calibrators = calibrate(recipe.calibrate, predictions, recipe.schema, recipe.label_smoothing)
     clock.lap("calibrate")
     return Trained(model, calibrators, history, clock.seconds, seed)
@@ -186,7 +186,7 @@ def judge(
             do="judge with the recipe that the calibrators were fitted by",
         )
     batches = recipe.batches(part, data, seed=None)
-    predictions = predict(model, (batch for _, batch in batches.epoch(0)), recipe.segments)
+    predictions = predict(model, batches, recipe.segments)
     logits_C, labels_C, weights_C, known_C = predictions.of_action(0)
     logits_C = undo_label_smoothing(logits_C, recipe.label_smoothing)
     true_C = truth(predictions)[known_C] if truth is not None else None
