@@ -217,7 +217,8 @@ def _failed(path: Path, error: Exception) -> RecipeError:
     """The error of a recipe's own code, with the place where it arose; what our own errors say is kept."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-    place = f"recipe {path}, line {line}" if line is not None else f"recipe {path}"
     if isinstance(error, RankwellError):
+        place = f"recipe {path}, line {line}" if line else f"recipe {path}"
         return RecipeError(f"{place}: {error.what}", found=error.found, allowed=error.allowed, do=error.do)
-    return RecipeError(f"{place}, fails", found=f"{type(error).__name__}: {error}", do="mend the file")
+    place = f" in line {line}" if line else ""
+    return RecipeError(f"recipe {path} fails{place}", found=f"{type(error).__name__}: {error}", do="mend the file")
