@@ -352,8 +352,10 @@ GOOD = {
 )
 def test_refused(fit: Fit, change: dict[str, Tensor], message: str) -> None:
     assert isinstance(fit(**GOOD), Calibrator)
-    with pytest.raises(CalibrationError, match=message):
+    with pytest.raises(CalibrationError, match=message) as caught:
         fit(**{**GOOD, **change})
+    assert caught.value.allowed or "empty" in caught.value.what
+    assert caught.value.do
 
 
 def test_an_empty_sample_is_refused(fit: Fit) -> None:

@@ -30,7 +30,10 @@ def message(tmp_path, table, layout, error=LogError):
     with pytest.raises(error) as caught:
         read(open_log(tmp_path / "day.parquet", SCHEMA, layout=layout))
     assert caught.type is error
+    assert "day.parquet" in caught.value.what
+    assert caught.value.allowed
     assert caught.value.do
+    assert [path.name for path in tmp_path.iterdir()] == ["day.parquet"]
     return str(caught.value)
 
 
@@ -47,6 +50,7 @@ def spoilt(layout, **values):
     [
         ("click", 2, "label", "2", "0 or 1"),
         ("click", -1, "label", "-1", "0 or 1"),
+        ("click", 127, "label", "127", "0 or 1"),
         ("stars", -1, "label", "-1", "grades 0, 1, 2"),
         ("salary", math.inf, "infinite", "inf", "finite numbers"),
         ("salary", 1e39, "infinite", "inf", "3.4e38"),
@@ -84,10 +88,10 @@ def test_bad_value_on_a_candidate(tmp_path, layout, name, value, what, found, al
 @pytest.mark.parametrize(
     ("name", "value", "column", "what"),
     [
-        ("years", None, "years", "NaN or null"),
+        ("years", None, "years", "NaN or null; found: nan; allowed: finite numbers"),
         ("member_id", None, "member_id", "null id"),
-        ("member_id", -3, "member_id", "negative id"),
-        ("country", -2, "country", "negative id"),
+        ("member_id", -3, "member_id", "negative id; found: -3; allowed: 0 to 2^63 - 1"),
+        ("country", -2, "country", "negative id; found: -2; allowed: 0 to 2^63 - 1"),
         ("time_us", None, "time_us", "null time"),
         ("request_id", None, "request_id", "null id"),
         ("home", (math.nan, 1.0), "home_lat", "NaN or null"),
@@ -137,7 +141,8 @@ def test_candidate_lists_of_unequal_length(tmp_path):
     text = message(tmp_path, replaced(table, "bid_micros", bids), "requests")
     assert "column 'bid_micros'" in text
     assert f"row 2 (from 0), request {BIG + 2}: lists of unequal length" in text
-    assert "1 entries, but 2 in 'job_id'" in text
+    assert "found: 1 entries, but 2 in 'job_id'; allowed: lists of one length within a request" in text
+    assert "what to do: write one entry for each candidate" in text
 
 
 def test_a_request_without_candidates(tmp_path):

@@ -74,7 +74,9 @@ def test_missing_column_names_column_file_and_remedy(tmp_path):
     assert "column 'job' is in the schema (categorical 'job') but not in file" in text
     assert "a.parquet" in text
     assert "found: ['request_id', 'click']" in text
-    assert "correct its name in the schema" in text
+    assert "allowed: a column of that name: integer or bool" in text
+    assert "what to do: add the column, correct its name in the schema, or drop it from there" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
 
 
 def test_missing_key_says_how_to_do_without(tmp_path):
@@ -124,8 +126,13 @@ def test_empty_truncated_foreign_and_absent_files(tmp_path):
         ("text.parquet", b"job,click\n1,0\n" * 9, "truncated or not Parquet"),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(LogError, match=f"{name}.*{words}"):
+        with pytest.raises(LogError, match=f"{name}.*{words}") as caught:
             open_log(tmp_path / name, JOBS, layout="flat")
+        assert name in caught.value.what
+        assert caught.value.found
+        assert "Parquet file" in str(caught.value.allowed)
+        assert caught.value.do == "write or fetch the file again"
+    assert len(list(tmp_path.iterdir())) == 4
     with pytest.raises(LogError, match=r"no file or folder .*absent.parquet"):
         open_log(tmp_path / "absent.parquet", JOBS, layout="flat")
     with pytest.raises(LogError, match="no file fits the pattern"):
@@ -138,7 +145,7 @@ def test_a_page_damaged_in_the_middle(tmp_path):
     content = bytearray(path.read_bytes())
     content[1000:3000] = bytes(2000)
     path.write_bytes(content)
-    with pytest.raises(LogError, match=r"a.parquet' is truncated or not Parquet"):
+    with pytest.raises(LogError, match=r"(?s)a.parquet' is truncated or not Parquet; found: .*allowed: a whole.*do: "):
         read(open_log(path, JOBS, layout="flat"))
 
 
@@ -147,7 +154,7 @@ def test_empty_folder_and_no_rows(tmp_path):
     with pytest.raises(LogError, match=r"(?s)holds no Parquet file.*notes.txt"):
         open_log(tmp_path, JOBS, layout="flat")
     pq.write_table(jobs([1]).slice(0, 0), tmp_path / "a.parquet")
-    with pytest.raises(LogError, match=r"a.parquet' has no rows"):
+    with pytest.raises(LogError, match=r"(?s)a.parquet' has no rows; found: 0 rows; allowed: at least one.*do: give"):
         open_log(tmp_path, JOBS, layout="flat")
     with pytest.raises(LogError, match="the table in memory has no rows"):
         log_from_table(jobs([1]).slice(0, 0), JOBS)

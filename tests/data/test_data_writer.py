@@ -256,7 +256,11 @@ def test_members_that_are_pseudonyms_stay_as_they_are(tmp_path: Path) -> None:
             r"a key is given, and the member ids are said to be",
         ),
         (small(email=["a@b", "c@d"]), {}, r"columns declared as PII stand in the input.*found: \['email'\]"),
-        (small(EMAIL=["a@b", "c@d"]), {"extra": "drop"}, r"declared as PII.*found: \['EMAIL'\];\n.*leave them out"),
+        (
+            small(EMAIL=["a@b", "c@d"]),
+            {"extra": "drop"},
+            r"declared as PII.*found: \['EMAIL'\]; allowed: none.*\n.*leave",
+        ),
         (
             small(who=[[{"Full_Name": "Ann"}], []]),
             {"extra": "drop"},
@@ -280,7 +284,10 @@ def test_what_names_a_person_is_refused(
             small(job=None),
             r"columns \['job'\] are in the schema but not in the input .*found: \['request_id'",
         ),
-        (small(note=["x", "y"]), r"the schema doesn't name these columns.*found: \['note'\];\n.*extra=\"drop\""),
+        (
+            small(note=["x", "y"]),
+            r"the schema doesn't name these columns.*found: \['note'\]; allowed: \['request_id'.*\n.*extra=\"drop\"",
+        ),
         (
             small(job=[1, 2]),
             r"'job' can't be written as list<item: int64>; found: int64: .*allowed: list<integer",
@@ -299,6 +306,7 @@ def test_what_names_a_person_is_refused(
         (small(years=[1.0, float("inf")]), r"column 'years'.*row 1 .*infinite"),
         (small(years=[1.0, 1e300]), r"column 'years'.*row 1 .*beyond float32"),
         (small(member_id=["ann", None]), r"column 'member_id'.*row 1 "),
+        (small(request_id=[1, 1]), r"column 'request_id'.*row 1 .*the request id stands twice; found: 1"),
         (small(member_id=[1.5, 2.5]), r"member ids must be integers or strings; found: double"),
         (small(member_id=[-1, 2]), r"member ids must be 0 or more; found: 1 distinct negative ids"),
         (pa.table([[1], [2]], ["job", "job"]), r"columns of the input stand twice; found: \['job'\]"),
@@ -308,8 +316,10 @@ def test_what_names_a_person_is_refused(
     ],
 )
 def test_bad_input_is_refused_and_leaves_nothing(tmp_path: Path, columns: Any, message: str) -> None:
-    with pytest.raises(LogError, match=message):
+    with pytest.raises(LogError, match=message) as caught:
         write(columns, tmp_path / "log.parquet")
+    assert caught.value.do
+    assert caught.value.allowed or "member ids" in caught.value.what
     assert files(tmp_path) == []
 
 

@@ -287,11 +287,12 @@ def test_the_policy_makes_the_list_and_has_a_seed_for_each_request() -> None:
 # --- what cannot be ranked
 
 
-@pytest.mark.parametrize(("num", "do"), [(0, ""), (5_000, "max_candidates")])
+@pytest.mark.parametrize(("num", "do"), [(0, "retrieve candidates before ranking"), (5_000, "max_candidates")])
 def test_no_candidates_and_too_many_are_refused(num: int, do: str) -> None:
-    with pytest.raises(RequestError, match=f"found: {num}; allowed: 1 … 2,000;") as refused:
+    with pytest.raises(RequestError, match=f"number of candidates; found: {num}; allowed: 1 … 2,000;") as refused:
         RANKER.rank(request(plain_candidates(num)))
-    assert do in str(refused.value)
+    assert refused.value.do is not None
+    assert do in refused.value.do
 
 
 def test_the_bounds_themselves_are_ranked() -> None:

@@ -62,6 +62,7 @@ class CalibrationSample:
                 "the columns of the calibration sample differ in length",
                 found=dict(zip(("logits_C", "labels_C", "weights_C", "segments_CS"), shapes, strict=True)),
                 allowed="C logits, C labels, C weights and C × S segments",
+                do="give each of them one entry a row",
             )
         weights_C = weights_C.detach().to("cpu", torch.float64)
         _refuse("weights", weights_C, ~(weights_C.isfinite() & (weights_C >= 0)), allowed="finite and ≥ 0")
@@ -99,4 +100,5 @@ def _refuse(what: str, column_C: Tensor, bad_C: Tensor, *, allowed: str) -> None
             f"the {what} of the calibration sample cannot be used: {len(rows)} of {len(column_C)} rows",
             found=column_C[rows[:5]].tolist(),
             allowed=allowed,
+            do="leave those rows out, or mend what they were computed from",
         )

@@ -148,10 +148,20 @@ def ids_of(column: pa.Array | pa.ChunkedArray, name: str, *, missing: bool = Fal
     if pa.types.is_null(column.type):
         column = column.cast(pa.int64())
     if not (pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)):
-        raise LogError(f"column {name!r} holds no ids", found=str(column.type), allowed="integer, string")
+        raise LogError(
+            f"column {name!r} holds no ids",
+            found=str(column.type),
+            allowed="integer, string",
+            do="give integers, or strings where the log was written from strings",
+        )
     smallest = pc.min(column).as_py()
     if smallest is not None and smallest < 0:
-        raise LogError(f"column {name!r} holds a negative id", found=smallest, allowed="0 … 2⁶³ - 1")
+        raise LogError(
+            f"column {name!r} holds a negative id",
+            found=smallest,
+            allowed="0 … 2⁶³ - 1",
+            do="write null where it is unknown, never a negative number",
+        )
     if missing:
         column = pc.fill_null(column.cast(pa.int64()), MISSING_ID)
     return _int64s(column, name)
@@ -167,7 +177,10 @@ def times_us_of(column: pa.Array | pa.ChunkedArray, name: str) -> Int64s:
         column = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
     if not pa.types.is_int64(column.type):
         raise LogError(
-            f"column {name!r} holds no times", found=str(column.type), allowed="int64 (UTC microseconds) or timestamp"
+            f"column {name!r} holds no times",
+            found=str(column.type),
+            allowed="int64 (UTC microseconds) or timestamp",
+            do="give UTC microseconds or timestamps",
         )
     return _int64s(column, name)
 
@@ -179,6 +192,7 @@ def _check_columns(table: pa.Table) -> None:
             f"actions need the columns {missing}",
             found=table.column_names,
             allowed=f"{', '.join(_NEEDED)}, request_id or member_id, and optionally grade, arrived_us",
+            do="add them, or rename the columns that hold them",
         )
     if not set(_OWNERS) & set(table.column_names):
         raise LogError(
@@ -212,7 +226,12 @@ def _kinds_of(column: pa.ChunkedArray, schema: Schema) -> Int64s:
     if pa.types.is_null(column.type):
         return np.full(len(column), -1, np.int64)
     if not is_stringlike(column.type):
-        raise LogError("column 'action' holds no names", found=str(column.type), allowed="string")
+        raise LogError(
+            "column 'action' holds no names",
+            found=str(column.type),
+            allowed="string",
+            do="give the names of the schema's actions",
+        )
     names = pa.array([action.name for action in schema.actions], pa.string())
     return _int64s(pc.fill_null(pc.index_in(column.cast(pa.string()), value_set=names), -1), "action")
 
@@ -238,11 +257,19 @@ def _grades_of(table: pa.Table, kinds_E: Int64s, schema: Schema) -> Int64s:
         raise LogError(f"the actions {names} are graded, and the actions have no column 'grade'", do="add it")
     column = table["grade"].filter(pa.array(graded_E))
     if not pa.types.is_integer(column.type):
-        raise LogError("column 'grade' of the actions holds no grades", found=str(column.type), allowed="integer")
+        raise LogError(
+            "column 'grade' of the actions holds no grades",
+            found=str(column.type),
+            allowed="integer",
+            do="give the grade of each graded action as a number",
+        )
     grades = _int64s(column, "grade")
     if grades.min() < 0 or grades.max() >= 2**31:
         raise LogError(
-            "column 'grade' of the actions is out of range", found=[grades.min(), grades.max()], allowed="0 … 2³¹ - 1"
+            "column 'grade' of the actions is out of range",
+            found=[grades.min(), grades.max()],
+            allowed="0 … 2³¹ - 1",
+            do="mend the grades; an action that did not happen is no row",
         )
     grades_E[graded_E] = grades
     return grades_E
@@ -251,9 +278,14 @@ def _grades_of(table: pa.Table, kinds_E: Int64s, schema: Schema) -> Int64s:
 def _int64s(column: Any, name: str) -> Int64s:
     if column.null_count:
         raise LogError(
-            f"column {name!r} has nulls", found=f"{column.null_count} of {len(column)}", allowed="a value in every row"
+            f"column {name!r} has nulls",
+            found=f"{column.null_count} of {len(column)}",
+            allowed="a value in every row",
+            do="fill the column, or leave those rows out",
         )
     try:
         return np.asarray(column.cast(pa.int64()).to_numpy(), dtype=np.int64)
     except pa.ArrowInvalid as error:
-        raise LogError(f"column {name!r} doesn't fit into int64", found=str(error)) from None
+        raise LogError(
+            f"column {name!r} doesn't fit into int64", found=str(error), do="hash such ids to 63 bits, as in the log"
+        ) from None

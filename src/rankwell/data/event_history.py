@@ -71,6 +71,7 @@ def history_from_actions(
             f"the history {sequence.name!r} can't be joined",
             found=f"member_id={schema.member_id!r}, time={schema.time!r}",
             allowed="a schema with a member, a time, and this sequence",
+            do="declare member and time in the schema, and give one of its own sequences",
         )
     for name in (schema.member_id, schema.time):
         if name not in requests.column_names:
@@ -147,10 +148,16 @@ def _plain(field: Categorical | Numeric, column: pa.ChunkedArray, name: str) -> 
                 f"column {name!r} of the actions has nulls",
                 found=f"{column.null_count} of {len(column)}",
                 allowed=f"a value in every row, or missing='row' for the field {field.name!r}",
+                do="fill the column, or declare missing='row' for the field",
             )
         return pa.array(ids_of(column, name, missing=True), mask=nulls.to_numpy(zero_copy_only=False))
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
-        raise LogError(f"column {name!r} of the actions holds no numbers", found=str(column.type), allowed="a number")
+        raise LogError(
+            f"column {name!r} of the actions holds no numbers",
+            found=str(column.type),
+            allowed="a number",
+            do="cast the column, or name another with `columns`",
+        )
     return column.combine_chunks().cast(pa.float32())
 
 

@@ -115,7 +115,12 @@ def find_files(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]])
     for path in listed:
         files.extend(_files_of(os.fspath(path)))
     if not files:
-        raise LogError("the log has no files", found=listed, allowed="at least one Parquet file")
+        raise LogError(
+            "the log has no files",
+            found=listed,
+            allowed="at least one Parquet file",
+            do="give the path of a file or of a folder",
+        )
     repeated = sorted({file for file in files if files.count(file) > 1}) if len(set(files)) < len(files) else []
     if repeated:
         raise LogError("files of the log are given twice", found=repeated, do="give each file once")
@@ -133,7 +138,10 @@ def _files_of(path: str) -> list[str]:
         if not found:
             here = [name.rsplit("/", 1)[-1] for name in file_system.ls(inner, detail=False)]
             raise LogError(
-                f"folder {path!r} holds no Parquet file", found=sorted(here), allowed="files called *.parquet"
+                f"folder {path!r} holds no Parquet file",
+                found=sorted(here),
+                allowed="files called *.parquet",
+                do="give the folder of the log's files, or the files themselves",
             )
     elif file_system.exists(inner):
         found = [inner]
@@ -148,9 +156,13 @@ def _file_system(url: str) -> tuple[Any, str]:
     try:
         file_system, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise MissingExtraError(f"{url!r} needs a package that is not installed", found=str(error)) from error
+        raise MissingExtraError(
+            f"{url!r} needs a package that is not installed", found=str(error), do="install it with pip"
+        ) from error
     except ValueError as error:
-        raise LogError(f"{url!r} cannot be opened", found=str(error), allowed="a path or an fsspec URL") from error
+        raise LogError(
+            f"{url!r} cannot be opened", found=str(error), allowed="a path or an fsspec URL", do="correct the path"
+        ) from error
     return file_system, str(path)
 
 

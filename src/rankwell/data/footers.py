@@ -108,12 +108,18 @@ def checked_types(name: str, columns: Any, layout: LogLayout) -> dict[str, Any]:
         index = columns.get_field_index(column.name)
         if index < 0:
             if columns.names.count(column.name) > 1:
-                raise LogError(f"column {column.name!r} stands twice in file {name!r}", do="drop one of them")
+                raise LogError(
+                    f"column {column.name!r} stands twice in file {name!r}",
+                    found=columns.names,
+                    allowed="each column once",
+                    do="drop one of them",
+                )
             if column.required:
                 raise LogError(
                     f"column {column.name!r} is in the schema ({column.role} {column.owner!r}) "
                     f"but not in file {name!r}",
                     found=columns.names,
+                    allowed=f"a column of that name: {column.allowed}",
                     do=_missing_advice(column.role),
                 )
             continue

@@ -103,6 +103,7 @@ class RequestKeys:
                 raise LogError(
                     f"columns {plan.item!r} and {plan.position!r} hold lists of unequal length in a request",
                     found=f"request {int(np.argmax(lengths_R != position_lengths_R))} of these",
+                    do="write one entry for each candidate in each of its columns",
                 )
             shown_C = np.asarray(pc.fill_null(pc.greater(positions, 0), False).to_numpy(zero_copy_only=False))
         owners = [
@@ -180,7 +181,12 @@ class ImpressionJoin:
 
 def _flat(column: pa.ChunkedArray, name: str) -> tuple[pa.ChunkedArray, Int64s]:
     if column.null_count:
-        raise LogError(f"column {name!r} has null lists", found=column.null_count, allowed="a list for every request")
+        raise LogError(
+            f"column {name!r} has null lists",
+            found=column.null_count,
+            allowed="a list for every request",
+            do="write an empty list where there is none",
+        )
     try:
         return pc.list_flatten(column), np.asarray(pc.list_value_length(column).to_numpy(), np.int64)
     except (pa.ArrowNotImplementedError, pa.ArrowTypeError):
@@ -188,4 +194,5 @@ def _flat(column: pa.ChunkedArray, name: str) -> tuple[pa.ChunkedArray, Int64s]:
             f"column {name!r} of the requests holds no lists",
             found=str(column.type),
             allowed="request layout: one row a request, candidates as lists",
+            do="give requests in request layout: one row a request, candidates in lists",
         ) from None

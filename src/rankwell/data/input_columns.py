@@ -31,7 +31,12 @@ def input_table(data: Any, path: str) -> pa.Table:
     try:
         return pa.table(dict(data))
     except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
-        raise LogError(f"the input of the log {path!r} is no table", found=str(error).splitlines()[0]) from None
+        raise LogError(
+            f"the input of the log {path!r} is no table",
+            found=str(error).splitlines()[0],
+            allowed="columns of one length, each of one type",
+            do="give an Arrow, polars or pandas table, or columns of one length and type each",
+        ) from None
 
 
 def names_within(field: pa.Field) -> Iterable[str]:
@@ -88,6 +93,7 @@ def written_column(array: pa.ChunkedArray, field: pa.Field, layout: LogLayout, k
             f"column {field.name!r} can't be written as {field.type}",
             found=f"{array.type}: {str(error).splitlines()[0]}",
             allowed=uses[0].allowed + (", or strings in the place of integers" if takes_ids else ""),
+            do="cast the column, or declare it as what it holds",
         ) from None
 
 

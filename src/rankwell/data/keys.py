@@ -66,7 +66,9 @@ def decode_keys(table: Any, layout: LogLayout, *, file: str, first_row: int, row
 
 def _check_distinct(ids_R: Ints, layout: LogLayout, where: Where) -> None:
     """Refuse a request id that stands twice; what stands in another block isn't known here."""
-    ascending = np.sort(ids_R)  # some ten times faster than the argsort that finds the row
+    if (ids_R[1:] > ids_R[:-1]).all():  # as ids given in order are: a hundredth of what sorting costs
+        return
+    ascending = np.sort(ids_R)
     if not (ascending[1:] == ascending[:-1]).any():
         return
     order = np.argsort(ids_R, kind="stable")

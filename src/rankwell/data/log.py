@@ -77,7 +77,7 @@ class RequestLog:
             LogError: There is no such reader, or nothing left for one.
         """
         if not 0 <= index < count:
-            raise LogError(f"no shard {index} of {count}", allowed=f"0 to {count - 1}")
+            raise LogError(f"no shard {index} of {count}", allowed=f"0 to {count - 1}", do="number the readers from 0")
         groups: dict[tuple[int, int], list[Block]] = {}
         for block in self.blocks:
             groups.setdefault((block.source, block.row_group), []).append(block)
@@ -231,7 +231,9 @@ def open_log(
     if first_row == 0:
         raise LogError(
             f"file {first.url!r} has no rows" if len(opened) == 1 else f"the {len(opened)} files have no rows",
+            found="0 rows",
             allowed="at least one request",
+            do="give a log of at least one request, or leave the empty files out",
         )
     blocks: list[Block] = []
     edges: list[tuple[str, tuple[int, int] | None]] = []
@@ -275,7 +277,12 @@ def log_from_table(table: object, schema: Schema, *, layout: Layout = "flat") ->
     present = replace(whole, columns=tuple(column for column in whole.columns if column.name in types))
     arrow = arrow.select(list(types)).combine_chunks()
     if arrow.num_rows == 0:
-        raise LogError(f"{name} has no rows", allowed="at least one request")
+        raise LogError(
+            f"{name} has no rows",
+            found="0 rows",
+            allowed="at least one request",
+            do="give a log of at least one request, or leave the empty files out",
+        )
     if layout == "flat" and schema.request_id is not None:
         arrow = sorted_by_request(arrow, schema.request_id)
     source = TableSource(arrow)

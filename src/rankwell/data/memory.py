@@ -30,6 +30,7 @@ def arrow_table(table: object) -> Any:
             "a log cannot be made from this object",
             found=type(table).__name__,
             allowed="a pyarrow.Table, a polars or pandas DataFrame, or an object with __arrow_c_stream__",
+            do="turn it into one of these first",
         )
     try:
         return pa.table(table)

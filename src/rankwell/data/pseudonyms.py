@@ -80,7 +80,11 @@ def create_key(path: str | Path) -> PseudonymKey:
             do="read it with read_key; a new key gives every member a new pseudonym, so choose another path for one",
         ) from None
     except OSError as error:
-        raise PrivacyError(f"the key file {str(path)!r} can't be created", found=error.strerror) from None
+        raise PrivacyError(
+            f"the key file {str(path)!r} can't be created",
+            found=error.strerror,
+            do="choose a folder that you may write to",
+        ) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(secret)
@@ -109,7 +113,9 @@ def read_key(path: str | Path) -> PseudonymKey:
             f"there is no key file {str(path)!r}", do="make one with rankwell.data.pseudonyms.create_key(path)"
         ) from None
     except OSError as error:
-        raise PrivacyError(f"the key file {str(path)!r} can't be read", found=error.strerror) from None
+        raise PrivacyError(
+            f"the key file {str(path)!r} can't be read", found=error.strerror, do="correct the path, or its owner"
+        ) from None
     if os.name == "posix" and mode & 0o077:
         raise PrivacyError(
             f"the key file {str(path)!r} is open to others than its owner",
@@ -152,7 +158,12 @@ def pseudonymise(ids: pa.Array | pa.ChunkedArray, key: PseudonymKey) -> pa.Array
         return take_ids(b"".join([key.digest(b"s" + value) for value in values]), codes)
     value_type = ids.type.value_type if pa.types.is_dictionary(ids.type) else ids.type
     if not pa.types.is_integer(value_type):
-        raise LogError("member ids must be integers or strings", found=str(ids.type), allowed="integer, string")
+        raise LogError(
+            "member ids must be integers or strings",
+            found=str(ids.type),
+            allowed="integer, string",
+            do="cast the column where it comes from",
+        )
     if isinstance(ids, pa.ChunkedArray):
         ids = ids.combine_chunks()
     encoded = ids.cast(value_type).dictionary_encode()

@@ -111,6 +111,7 @@ class TimeBoundaries:
                 "the boundaries of a time split go backwards",
                 found=[self.tune_us, self.calibrate_us, self.test_us],
                 allowed="tune_us ≤ calibrate_us ≤ test_us",
+                do="give the times at which tune, calibrate and test begin, in this order",
             )
 
     def resolve(self, log: RequestLog) -> TimeBoundaries:
@@ -216,7 +217,7 @@ def part_code(part: Part) -> int:
         LogError: There is no such part.
     """
     if part not in PARTS:
-        raise LogError(f"no split is called {part!r}", allowed=list(PARTS))
+        raise LogError(f"no split is called {part!r}", allowed=list(PARTS), do="name one of these")
     return PARTS.index(part)
 
 
@@ -277,11 +278,17 @@ def check_time_order(
         last_us, first_us = log.time_range_us()[1], later.time_range_us()[0]
         if first_us < last_us:
             raise LeakError(
-                f"time goes backwards from {name!r} to {later_name!r}",
+                f"time goes backwards from {name!r} to {later_name!r}: column {later.schema.time!r} of "
+                f"{_files_of(later)} against {_files_of(log)}",
                 found=f"{later_name!r} begins at {first_us} µs, {(last_us - first_us) / 1e6:g} s before {name!r} ends",
                 allowed="each split begins when the one before it has ended, or later",
                 do="split one log with TimeSplit, or cut the files at one time",
             )
+
+
+def _files_of(log: RequestLog) -> str:
+    more = len(log.sources) - 1
+    return f"{log.sources[0].name!r}" + (f" and {more} more" if more else "")
 
 
 def _check_fractions(fractions: tuple[float, ...]) -> None:
@@ -290,6 +297,7 @@ def _check_fractions(fractions: tuple[float, ...]) -> None:
             "the fractions of a split don't add up to 1",
             found=dict(zip(PARTS, fractions, strict=True)),
             allowed="four fractions of at least 0 whose sum is 1",
+            do="correct the fractions",
         )
 
 

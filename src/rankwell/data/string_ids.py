@@ -64,6 +64,7 @@ def hash_strings(array: pa.Array | pa.ChunkedArray) -> pa.Array:
             "only strings and bytes can be hashed to ids",
             found=str(array.type),
             allowed="string, binary, or a dictionary of them",
+            do="cast the column; integers are ids as they are",
         )
     codes, values = dictionary_of(array)
     digests = b"".join([blake2b(value, digest_size=8).digest() for value in values])

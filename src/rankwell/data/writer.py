@@ -76,7 +76,12 @@ class LogWriter:
     ) -> None:
         _check_key(schema, key, member_ids)
         if rows_per_group is not None and rows_per_group < 1:
-            raise LogError("rows_per_group is out of range", found=rows_per_group, allowed="1 or more")
+            raise LogError(
+                "rows_per_group is out of range",
+                found=rows_per_group,
+                allowed="1 or more",
+                do="leave it out, or give the rows of a row group",
+            )
         self._path, self._schema, self._key = str(path), schema, key
         self._layout = LogLayout.of(schema, layout)
         self._rows_per_group = rows_per_group or _ROWS_PER_GROUP[layout]
@@ -144,6 +149,7 @@ class LogWriter:
             raise PrivacyError(
                 f"columns declared as PII stand in the input of the log {self._path!r}",
                 found=named,
+                allowed="none of the columns in the schema's `pii`",
                 do="leave them out before the log is written",
             )
         extra = [name for name in table.column_names if name not in self._layout.names]
@@ -151,11 +157,14 @@ class LogWriter:
             raise LogError(
                 f"the schema doesn't name these columns of the input of the log {self._path!r}",
                 found=extra,
+                allowed=list(self._layout.names),
                 do='declare them in the schema, or pass extra="drop"',
             )
         repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
         if repeated:
-            raise LogError("columns of the input stand twice", found=repeated, allowed="distinct names")
+            raise LogError(
+                "columns of the input stand twice", found=repeated, allowed="distinct names", do="drop one of each"
+            )
         if self._fill_labels:
             table = with_labels_to_come(table, self._layout)
         missing = [column.name for column in self._layout.columns if column.required]
@@ -164,6 +173,7 @@ class LogWriter:
             raise LogError(
                 f"columns {missing} are in the schema but not in the input of the log {self._path!r}",
                 found=table.column_names,
+                allowed=list(self._layout.arrow_schema().names),
                 do="add the columns, or mend the schema",
             )
         if self._arrow_schema is None:
@@ -174,6 +184,7 @@ class LogWriter:
                 "the input has other columns than the rows before it",
                 found=table.column_names,
                 allowed=self._arrow_schema.names,
+                do="write the same columns each time",
             )
         return pa.table(
             [written_column(table[f.name], f, self._layout, self._key) for f in self._arrow_schema],
