@@ -33,7 +33,7 @@ class MarketplaceSettings:
         popularity_exponent: The job of popularity rank k is eligible in proportion to k^-exponent (Zipf).
         start_us: When the log begins, UTC microseconds; a Monday midnight.
         requests_per_day: Mean over a week; the day and the week have their cycles. More requests mean a longer log.
-        ingest_delay_s: An action is in the history only from this age on.
+        ingest_delay_s: An action is in the history only when it is older than this.
         num_eligible: How many jobs the index offers to a request, before duplicates are merged.
         retrieval_rate: Mean probability that retrieval lets an eligible job through.
         retrieval_noise: Scale of the logistic noise on the retrieval score.
