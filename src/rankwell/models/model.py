@@ -37,7 +37,8 @@ class Model(nn.Module, abc.ABC):
     Args:
         schema: What the columns of its features mean.
         statistics: Of the numerics, measured on `train`.
-        settings: What it is built from besides.
+        settings: What it is built from besides; by default its settings' class as it stands.
+        seed: Of the random numbers that it starts from.
 
     Raises:
         SchemaError: The schema shows it no feature and no sequence.
@@ -48,10 +49,13 @@ class Model(nn.Module, abc.ABC):
     schema: Schema
     statistics: NumericStatistics
     settings: ModelSettings
+    seed: int
     tables: Mapping[str, Table]
     """By the name of the part they serve, such as "wide" and "deep"; parts that read no ids have none."""
 
-    def __init__(self, schema: Schema, statistics: NumericStatistics, settings: ModelSettings) -> None:
+    def __init__(
+        self, schema: Schema, statistics: NumericStatistics, settings: ModelSettings | None = None, *, seed: int
+    ) -> None:
         super().__init__()
         if not schema.visible_features and not schema.sequences:
             raise SchemaError(
@@ -60,7 +64,8 @@ class Model(nn.Module, abc.ABC):
                 allowed="at least one feature or one sequence",
                 do="declare what is known of requests and candidates in the schema's `features`",
             )
-        self.schema, self.statistics, self.settings = schema, statistics, settings
+        self.schema, self.statistics, self.seed = schema, statistics, seed
+        self.settings = settings or self.settings_class()
 
     @abc.abstractmethod
     def encode(self, features: Features) -> Encoded:

@@ -196,7 +196,7 @@ class Logistic(Model):
         self, schema: Schema, statistics: NumericStatistics, settings: LogisticSettings | None = None, *, seed: int
     ) -> None:
         settings = settings or LogisticSettings()
-        super().__init__(schema, statistics, settings)
+        super().__init__(schema, statistics, settings, seed=seed)
         self.wide = WidePart(schema, statistics, settings, seed)
         self.bias = nn.Parameter(torch.zeros(len(schema.actions)))
         self.tables = self.wide.tables
@@ -220,7 +220,7 @@ class Deep(Model):
         self, schema: Schema, statistics: NumericStatistics, settings: DeepSettings | None = None, *, seed: int
     ) -> None:
         settings = settings or DeepSettings()
-        super().__init__(schema, statistics, settings)
+        super().__init__(schema, statistics, settings, seed=seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.deep = DeepPart(schema, statistics, settings, seed)
@@ -254,7 +254,7 @@ class WideDeep(Model):
         self, schema: Schema, statistics: NumericStatistics, settings: WideDeepSettings | None = None, *, seed: int
     ) -> None:
         settings = settings or WideDeepSettings()
-        super().__init__(schema, statistics, settings)
+        super().__init__(schema, statistics, settings, seed=seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.wide = WidePart(schema, statistics, settings.wide, seed)
