@@ -38,7 +38,7 @@ class Model(nn.Module, abc.ABC):
         schema: What the columns of its features mean.
         statistics: Of the numerics, measured on `train`.
         settings: What it is built from besides; by default its settings' class as it stands.
-        seed: Of the random numbers that it starts from.
+        seed: Of the random numbers that its parts start from.
 
     Raises:
         SchemaError: The schema shows it no feature and no sequence.
@@ -49,7 +49,6 @@ class Model(nn.Module, abc.ABC):
     schema: Schema
     statistics: NumericStatistics
     settings: ModelSettings
-    seed: int
     tables: Mapping[str, Table]
     """By the name of the part they serve, such as "wide" and "deep"; parts that read no ids have none."""
 
@@ -64,7 +63,8 @@ class Model(nn.Module, abc.ABC):
                 allowed="at least one feature or one sequence",
                 do="declare what is known of requests and candidates in the schema's `features`",
             )
-        self.schema, self.statistics, self.seed = schema, statistics, seed
+        del seed  # it is the parts that draw
+        self.schema, self.statistics = schema, statistics
         self.settings = settings or self.settings_class()
 
     @abc.abstractmethod
