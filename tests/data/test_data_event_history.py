@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankwell.data.event_history import history_from_actions
-from rankwell.data.pseudonyms import PseudonymKey, pseudonymise
+from rankwell.data.pseudonyms import PseudonymKey, create_key, pseudonymise
 from rankwell.data.string_ids import hash_strings
 from rankwell.data.writer import write_log
 from rankwell.errors import LeakError, LogError, PrivacyError, SchemaError
@@ -166,7 +166,7 @@ def test_raw_members_need_the_key() -> None:
     actions = events_of([event(10)]).set_column(0, "member_id", [["ann"]])
     table = history_from_actions(requests, actions, SCHEMA, HISTORY, key=KEY)
     assert table["history_item"].to_pylist() == [[7]]
-    with pytest.raises(PrivacyError, match="raw member ids, not pseudonyms"):
+    with pytest.raises(PrivacyError, match="raw ids, not pseudonyms"):
         history_from_actions(requests, actions, SCHEMA, HISTORY)
 
 
@@ -236,3 +236,18 @@ def test_it_equals_the_rules_applied_row_by_row_in_any_order(
         assert found == [(time, item, words[action], dwell) for time, item, action, dwell in expected]
     random.shuffle(rows)
     assert history_from_actions(requests, events_of(rows), SCHEMA, HISTORY) == got
+
+
+def test_raw_members_on_both_sides_meet_under_the_key(tmp_path: Path) -> None:
+    key = create_key(tmp_path / "member.key")
+    history = Sequence(name="history", fields=(Categorical(name="item", on="event"),))
+    schema = Schema(features=(Categorical(name="job"),), actions=(Action(name="click"),), sequences=(history,))
+    requests = pa.table({"member_id": ["ann", "bob"], "time_us": [400, 400]})
+    actions = pa.table({"member_id": ["ann", "eve"], "item_id": [1, 2], "time_us": [300, 300]})
+    joined = history_from_actions(requests, actions, schema, history, key=key)
+    assert joined["history_item"].to_pylist() == [[1], []]
+    pseudonyms = requests.set_column(0, "member_id", pseudonymise(requests["member_id"], key))
+    assert history_from_actions(pseudonyms, actions, schema, history, key=key)["history_item"].to_pylist() == [[1], []]
+    members = actions.set_column(0, "member_id", pseudonymise(actions["member_id"], key))
+    with pytest.raises(PrivacyError, match="of the requests are strings"):
+        history_from_actions(requests, members, schema, history)

@@ -51,12 +51,13 @@ def history_from_actions(
         sequence: One of ``schema.sequences``.
         columns: The actions' column for a field, where it isn't called as the field's own column. By default a field
             that is called `item`, or as the schema's item, reads `item_id`.
-        key: Where given, the actions' member ids are raw and pseudonymised with it.
+        key: Where given, the actions' member ids are raw and pseudonymised with it; so are the requests' where they are
+            strings, and where they are integers they are pseudonyms already.
 
     Raises:
         SchemaError: The schema has no member or no time, or the sequence isn't in it.
         LogError: A column is missing or of a wrong type, or a value is null where it may not be.
-        PrivacyError: The actions' member ids are strings, and there is no key.
+        PrivacyError: Member ids are strings, and there is no key.
 
     >>> from rankwell.schema import Action
     >>> history = Sequence(name="history", fields=(Categorical(name="item", on="event"),), max_length=2)
@@ -88,7 +89,7 @@ def history_from_actions(
             do="add them, or say with `columns` which column a field reads",
         )
 
-    members_E = _members(actions["member_id"], key)
+    members_E = _members(actions["member_id"], "the actions", key)
     times_us_E = times_us_of(actions["time_us"], "time_us")
     # Known from then on, on the scale of the events' own times: the ingest delay is what an arrival usually takes.
     known_us_E = times_us_E
@@ -100,7 +101,8 @@ def history_from_actions(
 
     kept = _once(members_E, times_us_E, known_us_E, values_E)
     kept = kept[np.lexsort((*(v[kept] for v in values_E), times_us_E[kept], known_us_E[kept], members_E[kept]))]
-    members_R = ids_of(requests[schema.member_id], schema.member_id, missing=True)
+    members = requests[schema.member_id]
+    members_R = _members(members, "the requests", key if is_stringlike(members.type) else None)
     times_us_R = times_us_of(requests[schema.time], schema.time)
     starts_R, stops_R = _spans(
         members_E[kept],
@@ -129,10 +131,10 @@ def _source(field: Categorical | Numeric, schema: Schema, actions: pa.Table) -> 
     return name
 
 
-def _members(column: pa.ChunkedArray, key: PseudonymKey | None) -> Int64s:
+def _members(column: pa.ChunkedArray, whose: str, key: PseudonymKey | None) -> Int64s:
     if key is None and is_stringlike(column.type):
         raise PrivacyError(
-            "column 'member_id' of the actions holds strings: raw member ids, not pseudonyms",
+            f"the member ids of {whose} are strings: raw ids, not pseudonyms",
             found=str(column.type),
             do="pass the key that the log was written with",
         )
