@@ -14,6 +14,7 @@ from training_example import (
     JOBS,
     LOOP,
     PLAN,
+    Shifted,
     drawing_model,
     everything,
     fitted,
@@ -189,18 +190,6 @@ def test_an_error_leaves_the_best_weights_so_far(jobs: RequestLog) -> None:
 
 
 def test_the_objectives_own_parameters_come_back_too(jobs: RequestLog) -> None:
-    class Shifted(Objective):
-        """Cross-entropy after a bias of its own."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.shift = nn.Parameter(torch.zeros(1))
-            self.plain = PointwiseObjective(JOBS)
-
-        def forward(self, encoded: Encoded, logits_CA: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-            loss, count = self.plain(encoded, logits_CA + self.shift, batch)
-            return loss, count
-
     tune, loop = worsening(), LoopSettings(max_epochs=2)
     objective, after_one = Shifted(), Shifted()
     fit(logistic(jobs), objective, PLAN, shuffled(jobs, 32), in_order(tune), loop, seed=0)
@@ -377,6 +366,21 @@ def test_a_step_is_one_of_the_mean_loss(jobs: RequestLog, jobs_tune: RequestLog)
         assert model.tables["wide"].state()["state"][2 + job].item() == pytest.approx(grad**2, rel=1e-4)
 
 
+def test_weights_are_relative(jobs: RequestLog) -> None:
+    """Four times every weight is the same training, to the bit: the mean is over the weight, not over the rows."""
+    weighted = JOBS.model_copy(update={"weight": "w"})
+    table, _ = jobs_table(200, 5)
+    weight_C = np.random.default_rng(0).choice([0.0, 0.5, 1.0, 3.0], 200)
+
+    def run(factor: float) -> dict[str, Tensor]:
+        log = log_from_table(table.append_column("w", pa.array(weight_C * factor)), weighted)
+        model = Logistic(weighted, statistics_of(log), seed=0)
+        fitted(model, shuffled(log, 30), in_order(log), LoopSettings(max_epochs=2))
+        return everything(model)
+
+    assert same(run(1.0), run(4.0))
+
+
 # --- learns ----------------------------------------------------------------------------------------------------------
 
 
@@ -406,11 +410,10 @@ class Constant(Model):
 
     settings_class = ConstantSettings
 
-    def __init__(self, schema: Schema, *, with_bias: bool = True) -> None:
-        super().__init__(schema, NumericStatistics(), ConstantSettings())
+    def __init__(self, schema: Schema) -> None:
+        super().__init__(schema, NumericStatistics(), seed=0)
         self.tables = {}
-        if with_bias:
-            self.bias = nn.Parameter(torch.zeros(len(schema.actions)))
+        self.bias = nn.Parameter(torch.zeros(len(schema.actions)))
 
     def encode(self, features: Features) -> Encoded:
         return Encoded(torch.zeros(features.num_requests, 0), torch.zeros(features.num_candidates, 0), {})
@@ -428,14 +431,14 @@ def test_a_bias_alone_learns_the_mean(jobs: RequestLog) -> None:
     assert history.best.tune_auc == 0.5
 
 
-class RowsOnly(Constant):
+class RowsOnly(Model):
     """No dense parameter at all: the rows of the wide part."""
 
+    settings_class = ConstantSettings
+
     def __init__(self, log: RequestLog) -> None:
-        super().__init__(log.schema, with_bias=False)
+        super().__init__(log.schema, NumericStatistics(), seed=0)
         self.wide = Logistic(log.schema, statistics_of(log), seed=0).wide
-        for parameter in list(self.wide.parameters()):
-            parameter.requires_grad_(False)
         self.wide.candidate_weights = self.wide.request_weights = None
         self.tables = self.wide.tables
 

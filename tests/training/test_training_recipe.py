@@ -84,6 +84,16 @@ def test_a_file_holds_a_recipe(tmp_path: Path) -> None:
     assert recipe.build(NumericStatistics(), 0).schema == recipe.schema  # its globals are still there
 
 
+def test_a_file_may_hold_several(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(WHOLE_FILE + "\ndef other():\n    return replace(recipe(), name='other')\n")
+    text = (tmp_path / "mine.py").read_text()
+    (tmp_path / "mine.py").write_text("from dataclasses import replace\n" + text)
+    assert read_recipe(f"{tmp_path}/mine.py:other").name == "other"
+    assert read_recipe(f"{tmp_path}/mine.py:recipe").name == read_recipe(f"{tmp_path}/mine.py").name == "mine"
+    with pytest.raises(RecipeError, match=r"holds no recipe; found: no function third\(\); allowed: a function third"):
+        read_recipe(f"{tmp_path}/mine.py:third")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -297,6 +307,17 @@ def test_each_action_is_calibrated_on_what_was_observed_of_it() -> None:
     known_C, _, _, mask_C = held_out.of_action(1)
     said_C = calibrators["apply"](known_C, torch.zeros(2000, 0, dtype=torch.int64))
     assert said_C.sum().item() == pytest.approx(labels_CA[mask_C, 1].sum().item(), rel=1e-4)
+
+
+def test_calibrators_see_logits_whose_smoothing_is_undone() -> None:
+    rng = np.random.default_rng(0)
+    true_C = torch.from_numpy(rng.uniform(0.05, 0.95, 4000))
+    labels_C = (torch.from_numpy(rng.random(4000)) < true_C).float()
+    ids_C, learned_C = torch.arange(4000), torch.logit(0.8 * true_C + 0.1).float()  # what ε = 0.2 teaches
+    held_out = Predictions(learned_C[:, None], labels_C[:, None], torch.ones(4000), ids_C, ids_C, ids_C, {})
+    undone, as_it_is = (calibrate(fit_platt, held_out, JOBS, epsilon)["click"] for epsilon in (0.2, 0.0))
+    assert float(undone.slope) == pytest.approx(1, abs=0.1)
+    assert float(as_it_is.slope) > 1.3
 
 
 def test_judging_without_the_calibrator(data: tuple[Path, dict[int, float]]) -> None:

@@ -21,6 +21,7 @@ from training_example import (
     JOBS,
     LOOP,
     PLAN,
+    Shifted,
     drawing_model,
     everything,
     fitted,
@@ -150,6 +151,29 @@ def test_stopped_after_any_step(stop: int, jobs: RequestLog, tune: RequestLog, t
     assert same(whole, resumed)
     assert without_times(history) == without_times(again)
     assert history.best_epoch == again.best_epoch
+
+
+def test_the_objectives_own_parameters_go_on_too(jobs: RequestLog, tune: RequestLog, tmp_path: Path) -> None:
+    def shift(folder: Path | None, stop: int) -> float:
+        def on_step(report: StepReport) -> None:
+            if (report.epoch, report.num_requests) == (1, stop):
+                raise KeyboardInterrupt
+
+        objective = Shifted()
+        model = logistic(jobs)
+        fitted(model, shuffled(jobs, 50), in_order(tune), checkpoints=folder, on_step=on_step, objective=objective)
+        return objective.shift.item()
+
+    with pytest.raises(KeyboardInterrupt):
+        shift(tmp_path, stop=100)
+    assert shift(tmp_path, stop=0) == shift(None, stop=0) != 0
+
+
+def test_the_next_checkpoint_is_counted_from_the_last(jobs: RequestLog, tune: RequestLog, tmp_path: Path) -> None:
+    for stop, newest in ((4, 3), (3, 4), (3, 4), (4, 7)):  # after step 4, twice after step 7 - 1, after step 8
+        with pytest.raises(KeyboardInterrupt):
+            trained(jobs, tune, tmp_path, stop)
+        assert max(path.name for path in tmp_path.iterdir()) == f"step-{newest:012d}.safetensors"
 
 
 def test_checkpoints_change_nothing(jobs: RequestLog, tune: RequestLog, tmp_path: Path) -> None:

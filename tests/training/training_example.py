@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from rankwell.data.batches import Batches
 from rankwell.data.log import RequestLog, log_from_table
@@ -25,8 +25,9 @@ from rankwell.schema import Action, Categorical, Numeric, Schema
 from rankwell.tables.row_optimizers import RowWiseAdaGrad
 from rankwell.training.history import TrainingHistory
 from rankwell.training.loop import LoopSettings, StepReport, fit
-from rankwell.training.objectives import PointwiseObjective
+from rankwell.training.objectives import Objective, PointwiseObjective
 from rankwell.training.optimizers import DenseAdamW, OptimizerPlan
+from rankwell.types import Batch, Encoded
 
 JOBS = Schema(
     features=(Categorical(name="job", num_ids=8), Numeric(name="match")),
@@ -86,6 +87,20 @@ def logistic(log: RequestLog, seed: int = 0) -> Logistic:
     return Logistic(log.schema, statistics_of(log), seed=seed)
 
 
+class Shifted(Objective):
+    """Cross-entropy after a bias that is the objective's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(1))
+        self.plain = PointwiseObjective(JOBS)
+
+    def forward(self, encoded: Encoded, logits_CA: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        loss, count = self.plain(encoded, logits_CA + self.shift, batch)
+        return loss, count
+
+
 def fitted(
     model: Model,
     train: Batches,
@@ -96,9 +111,10 @@ def fitted(
     seed: int = 0,
     checkpoints: Path | None = None,
     on_step: Callable[[StepReport], None] | None = None,
+    objective: Objective | None = None,
 ) -> TrainingHistory:
-    """`fit` with a pointwise objective."""
-    objective = PointwiseObjective(model.schema)
+    """`fit`, by default with a pointwise objective."""
+    objective = objective or PointwiseObjective(model.schema)
     return fit(model, objective, plan, train, tune, loop, seed=seed, checkpoints=checkpoints, on_step=on_step)
 
 

@@ -90,7 +90,7 @@ def predict(model: Model, batches: Iterable[Batch], segments: Sequence[str] = ()
         for batch in batches:
             features, audit = batch.features, batch.audit
             columns["logits_CA"].append(_logits(model, features))
-            columns["labels_CA"].append(_known_labels(model.schema, batch))
+            columns["labels_CA"].append(_binary_labels(model.schema, batch))
             columns["weights_C"].append(batch.targets.weights_C)
             columns["request_C"].append(features.request_C + num_requests)
             columns["request_ids_C"].append(audit.request_ids_R[features.request_C])
@@ -125,7 +125,7 @@ def predict_action(model: Model, batches: Iterable[Batch], index: int) -> tuple[
     with _in_eval_mode(model):
         for batch in batches:
             logits_C = _logits(model, batch.features)[:, index]
-            labels_C = _known_labels(model.schema, batch)[:, index]
+            labels_C = _binary_labels(model.schema, batch)[:, index]
             known_C = ~labels_C.isnan()
             for values, column_C in zip(columns, (logits_C, labels_C, batch.targets.weights_C), strict=True):
                 values.append(column_C[known_C])
@@ -153,10 +153,9 @@ def _logits(model: Model, features: Features) -> Tensor:
     return logits_CA
 
 
-def _known_labels(schema: Schema, batch: Batch) -> Tensor:
-    labels_CA, observed_CA = batch.targets.labels_CA, batch.targets.observed_CA
-    binary = [binary_labels(action, labels_CA[:, a]) for a, action in enumerate(schema.actions)]
-    return torch.stack(binary, dim=1).masked_fill(~observed_CA, torch.nan)
+def _binary_labels(schema: Schema, batch: Batch) -> Tensor:
+    columns_C = batch.targets.labels_CA.unbind(1)  # NaN where not observed
+    return torch.stack([binary_labels(*pair) for pair in zip(schema.actions, columns_C, strict=True)], dim=1)
 
 
 def _joined(parts: list[Tensor], none: Tensor) -> Tensor:
