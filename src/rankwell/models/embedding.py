@@ -70,6 +70,10 @@ class FeatureColumns(IdColumns):
     def __init__(self, schema: Schema, statistics: NumericStatistics) -> None:
         super().__init__()
         self.ids = _SingleIds(schema, statistics, [f.name for f in schema.visible_features if _has_one_id(f)])
+        self._single = {
+            on: [(name, self.ids.table[name]) for name, side in self.ids.side.items() if side == on]
+            for on in ("request", "candidate")
+        }
         self._bags = tuple((f.name, f.table_name, f.on) for f in schema.visible_features if isinstance(f, Bag))
         self._history = tuple(
             (sequence.name, field.name, field.table_name)
@@ -90,14 +94,13 @@ class FeatureColumns(IdColumns):
         )
 
     def _tables_of_blocks(self, on: str) -> list[str]:
-        single = [self.ids.table[name] for name, side in self.ids.side.items() if side == on]
+        single = [table for _, table in self._single[on]]
         bags = [table for _, table, side in self._bags if side == on]
         return [*single, *bags, *(table for _, _, table in self._history if on == "request")]
 
     def single(self, features: Features, on: str) -> list[IdColumn]:
         """See `IdColumns`."""
-        named = [name for name, side in self.ids.side.items() if side == on]
-        return [IdColumn(self.ids.table[name], self.ids(features, name)) for name in named]
+        return [IdColumn(table, self.ids.of(features, name)) for name, table in self._single[on]]
 
     def lists(self, features: Features, on: str) -> list[tuple[IdColumn, Tensor]]:
         """See `IdColumns`."""
@@ -139,7 +142,7 @@ class CrossColumns(IdColumns):
         columns = []
         for cross, side in self._crosses.items():
             if side == on:
-                of = [self.ids(features, name) for name in cross.of]
+                of = [self.ids.of(features, name) for name in cross.of]
                 if on == "candidate":
                     spread = (self.ids.side[name] == "request" for name in cross.of)
                     of = [ids[features.request_C] if up else ids for ids, up in zip(of, spread, strict=True)]
@@ -165,7 +168,8 @@ class _SingleIds(nn.Module):
         self._place = {name: i for i, name in enumerate(numerics)}
         self.buckets = nn.ModuleList(BucketIds(feature, statistics) for feature in numerics.values())
 
-    def forward(self, features: Features, name: str) -> Tensor:
+    def of(self, features: Features, name: str) -> Tensor:
+        """int64, one id an entry."""
         column = _side_columns(features, self.side[name])[name]
         assert isinstance(column, Tensor)
         if name not in self._place:

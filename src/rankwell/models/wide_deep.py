@@ -160,18 +160,19 @@ class DeepPart(nn.Module):
     def forward(self, features: Features) -> Tensor:
         """The last hidden layer, C × D."""
         rows = self.rows(features)
-        request_RD = torch.cat([rows.request_RW, self.on_request(features.context, features.num_requests)], dim=1)
-        parts = [
-            rows.candidate_CW,
-            self.on_candidate(features.candidates, features.num_candidates),
-            self.distances(features),
-        ]
-        if request_RD.shape[1]:
-            request_CD = request_RD[features.request_C]
+        parts = [rows.candidate_CW] if self.rows.candidate_width else []
+        if self.on_candidate.width:
+            parts.append(self.on_candidate(features.candidates, features.num_candidates))
+        if self.distances.width:
+            parts.append(self.distances(features))
+        request_parts = [rows.request_RW] if self.rows.request_width else []
+        if self.on_request.width:
+            request_parts.append(self.on_request(features.context, features.num_requests))
+        if request_parts:
+            request_CD = _side_by_side(request_parts)[features.request_C]
             parts.append(request_CD)
             parts += [self._block(request_CD, r) * self._block(rows.candidate_CW, c) for r, c in self._matches]
-        filled = [part for part in parts if part.shape[1]]
-        hidden_CD: Tensor = self.layers(torch.cat(filled, dim=1) if len(filled) > 1 else filled[0])
+        hidden_CD: Tensor = self.layers(_side_by_side(parts))
         return hidden_CD
 
     def _block(self, rows: Tensor, index: int) -> Tensor:
@@ -273,3 +274,7 @@ class WideDeep(Model):
         hidden_CD, wide_CA = torch.split(encoded.candidate_CD, [self.deep.width, len(self.schema.actions)], dim=1)
         logits_CA: Tensor = self.last(hidden_CD) + wide_CA
         return logits_CA
+
+
+def _side_by_side(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import final
 
 import numpy as np
@@ -102,6 +103,7 @@ class Table:
         self._paid = torch.zeros(0, dtype=torch.float64)
         self._step = 0
         self._loans: list[Loan] = []
+        self._tables_of: dict[tuple[str, ...], NDArray[np.int64]] = {}
 
     @property
     def rule(self) -> RowOptimizer | None:
@@ -260,14 +262,15 @@ class Table:
         self.rows[slots] = rows
 
     def _flat(self, columns: Sequence[IdColumn]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        bounds_F = np.zeros(len(columns) + 1, dtype=np.int64)
-        tables_F = np.empty(len(columns), dtype=np.int64)
-        for f, column in enumerate(columns):
-            bounds_F[f + 1] = bounds_F[f] + len(column.ids)
+        names = tuple([column.table for column in columns])
+        tables_F = self._tables_of.get(names)
+        if tables_F is None:
             try:
-                tables_F[f] = self._map.table_index(column.table)
-            except KeyError:
-                raise SchemaError(f"no table {column.table!r} here", found=list(self._map.names)) from None
+                tables_F = np.array([self._map.table_index(name) for name in names], dtype=np.int64)
+            except KeyError as error:
+                raise SchemaError(f"no table {error.args[0]!r} here", found=list(self._map.names)) from None
+            self._tables_of[names] = tables_F
+        bounds_F = np.array([0, *accumulate([column.ids.shape[0] for column in columns])], dtype=np.int64)
         ids_n = torch.cat([column.ids for column in columns]) if len(columns) > 1 else columns[0].ids.contiguous()
         return ids_n.numpy(), bounds_F, tables_F
 
