@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -27,13 +28,16 @@ from training_example import (
     fitted,
     in_order,
     jobs_log,
+    jobs_table,
     logistic,
     same,
     shuffled,
     without_times,
 )
 
-from rankwell.data.log import RequestLog
+from rankwell.data.batches import Batches
+from rankwell.data.log import RequestLog, open_log
+from rankwell.data.split import PARTS, HashSplit, Part
 from rankwell.errors import CheckpointError, RankwellWarning
 from rankwell.losses.pointwise import SmoothedBinaryCrossEntropy
 from rankwell.tables.row_optimizers import RowWiseAdaGrad
@@ -232,6 +236,20 @@ def test_everything_that_matters_tells_runs_apart(jobs: RequestLog, tune: Reques
     for topic, variants in others.items():
         for variant in variants:
             assert own != run_identity(**{**base, topic: variant}), (topic, variant)
+
+
+def test_batches_are_known_by_what_they_read(jobs: RequestLog, tmp_path: Path) -> None:
+    def of(log: RequestLog, part: Part) -> str:
+        return Batches(log, HashSplit(), part, num_requests=50, seed=0).fingerprint
+
+    assert of(jobs, "train") == of(
+        jobs_log(200, 9), "train"
+    )  # values don't count: reading them all would cost an epoch
+    assert len({of(jobs, part) for part in PARTS}) == 4
+    for name in ("here", "there"):
+        pq.write_table(jobs_table(100, 1)[0], tmp_path / name)
+    here, there = (open_log(tmp_path / name, JOBS, layout="flat") for name in ("here", "there"))
+    assert of(here, "tune") == of(there, "tune")
 
 
 def test_no_address_stands_in_an_identity(jobs: RequestLog, tune: RequestLog) -> None:
