@@ -38,8 +38,9 @@ def schema(*, cross: bool = True) -> Schema:
 
 def build(schema: Schema, statistics: NumericStatistics, seed: int) -> WideDeep:
     """Rows of 10, as BARS prescribes, and three hidden layers of 400 with batch norm."""
-    deep = DeepSettings(width=10, hidden=(400, 400, 400), batch_norm=True, init_scale=0.05)
-    wide = LogisticSettings(cross_default_rate=0.4)
+    # the vocabulary is closed, so no default row is trained for ids; a pair of ids may well be new
+    deep = DeepSettings(width=10, hidden=(400, 400, 400), batch_norm=True, init_scale=0.05, default_rate=0.0)
+    wide = LogisticSettings(default_rate=0.0, cross_default_rate=0.4)
     return WideDeep(schema, statistics, WideDeepSettings(wide=wide, deep=deep), seed=seed)
 
 

@@ -31,16 +31,17 @@ class LogisticSettings(ModelSettings):
     """Settings of `Logistic`, and of the wide part of `WideDeep`.
 
     Args:
-        default_rate: Share of ids that read (and train) the default row in training.
+        default_rate: Share of ids that read (and train) the default row in training; at 0 with `admission` 1 nothing
+            trains it, and an unseen id reads zeros.
         admission: Sightings before an id has a row of its own.
         cross_default_rate: The same share for crosses. A cross that memorises too well starves what generalises;
             dropping it at random makes both learn.
         cross_admission: Sightings before a conjunction has a row of its own.
     """
 
-    default_rate: Rate = 0.0
+    default_rate: Rate = 0.01
     admission: Sightings = 1
-    cross_default_rate: Rate = 0.0
+    cross_default_rate: Rate = 0.01
     cross_admission: Sightings = 1
 
 
@@ -61,7 +62,7 @@ class DeepSettings(ModelSettings):
     dropout: Rate = 0.0
     batch_norm: bool = False
     init_scale: Annotated[float, Field(ge=0)] = 0.05
-    default_rate: Rate = 0.0
+    default_rate: Rate = 0.01
     admission: Sightings = 1
 
 

@@ -27,8 +27,8 @@ __all__ = ["DEEP", "KINDS", "LOGISTIC", "SEGMENTS", "WIDE_DEEP", "Kind", "market
 SEGMENTS: Final = ("seniority", "experience_band", "job_seniority", "gender")
 """The columns that reports are broken down by; two of them are no features."""
 
-_WIDE = LogisticSettings(default_rate=0.01, cross_default_rate=0.01)
-_DEEP = DeepSettings(width=8, hidden=(128, 64), dropout=0.1, init_scale=0.3, default_rate=0.01)
+_WIDE = LogisticSettings()
+_DEEP = DeepSettings(width=8, hidden=(128, 64), dropout=0.1, init_scale=0.3)
 _WIDE_ROWS: Mapping[str, RowOptimizer] = {
     "wide": AdaGrad(learning_rate=0.05),
     "crosses": AdaGrad(learning_rate=0.05),
