@@ -44,6 +44,9 @@ class Policy(Protocol):
             probabilities_K: float64, calibrated, in (0, 1); they are passed on into the list.
             length: How many to rank, ≥ 1; with fewer candidates, all of them.
             seed: Of this request's draws; a policy without chance doesn't look at it.
+
+        Raises:
+            RequestError: `length` is less than 1, a utility or logit is NaN, or an item stands twice.
         """
         ...
 
@@ -67,7 +70,7 @@ def greedy(
         The first min(length, K) of the order.
 
     Raises:
-        RequestError: `length` is less than 1, or a utility or logit is NaN.
+        RequestError: `length` is less than 1, a utility or logit is NaN, or an item stands twice.
 
     >>> p = torch.tensor([0.2, 0.4, 0.2])
     >>> ranked = greedy(torch.tensor([7, 3, 5]), p, logits_K=p.logit(), probabilities_K=p, length=10, seed=0)
@@ -83,6 +86,15 @@ def greedy(
             found="a NaN utility or logit",
             allowed="finite or infinite numbers",
             do="look for a feature of the request that is not finite, or for weights of the model that are not",
+        )
+    sorted_ids_K = item_ids_K.sort().values
+    repeated_K = sorted_ids_K[1:] == sorted_ids_K[:-1]
+    if bool(repeated_K.any()):
+        raise RequestError(
+            "items stand twice among the candidates",
+            found=sorted(set(sorted_ids_K[1:][repeated_K].tolist())),
+            allowed="each item once",
+            do="drop the repeated candidates before ranking",
         )
     # lexsort's last key is the first to count
     order_K = np.lexsort((item_ids_K.numpy(), -logits_K.numpy(), -utilities_K.numpy()))

@@ -131,7 +131,6 @@ class Ranker:
                 "let retrieval keep fewer, or raise max_candidates of the ranker",
             )  # fmt: skip
         item_ids_K, order_K = batch.audit.item_ids_C.sort()
-        _refuse_repeated(item_ids_K)
         features = _reordered(batch.features, order_K)
         logits_K = self._raw_logits(features)[:, self._ranked_for]
         probabilities_K = self._calibrated(self._unsmoothed(logits_K), self._ranked_for)
@@ -170,15 +169,6 @@ class Ranker:
         segments_CS = torch.empty(len(logits_C), 0, dtype=torch.int64)
         probabilities_C: Tensor = self.bundle.calibrators[self._actions[a]](logits_C, segments_CS)
         return probabilities_C
-
-
-def _refuse_repeated(sorted_ids_K: Tensor) -> None:
-    repeated_K = sorted_ids_K[1:] == sorted_ids_K[:-1]
-    if bool(repeated_K.any()):
-        raise RequestError(
-            "items stand twice among the candidates", found=sorted(set(sorted_ids_K[1:][repeated_K].tolist())),
-            allowed="each item once", do="drop the repeated candidates before ranking",
-        )  # fmt: skip
 
 
 def _reordered(features: Features, order_K: Tensor) -> Features:
