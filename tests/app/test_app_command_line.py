@@ -41,9 +41,9 @@ def test_demo_leaves_a_report_a_bundle_and_its_numbers(demo: Path) -> None:
 
 
 def test_the_bundle_ranks_the_request_that_the_demo_left(demo: Path) -> None:
-    text = run("rank", demo / "bundle", demo / "request.json", "--length", 3, "--json", demo / "ranked.json")
+    text = run("rank", demo / "bundle", demo / "request.json", "--length", 3, "--json", demo / "new" / "ranked.json")
     assert "best first" in text
-    ranked = json.loads((demo / "ranked.json").read_text())
+    ranked = json.loads((demo / "new" / "ranked.json").read_text())
     assert ranked == json.loads((demo / "impressions.json").read_text())[:3]
     probabilities = [row["probability"] for row in ranked]
     assert probabilities == sorted(probabilities, reverse=True)
@@ -74,13 +74,31 @@ def test_simulate_refuses_a_folder_that_holds_a_log(demo: Path, capsys: pytest.C
         run("simulate", "--out", demo / "data", "--requests", 10)
 
 
-@pytest.mark.parametrize("text", ["not json", None])
-def test_rank_says_what_is_wrong_with_a_request(demo: Path, tmp_path: Path, text: str | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, r"no request at .*request\.json"),
+        (b"not json", r"request\.json is not JSON"),
+        ('{"context": {"title": "Köchin"}}'.encode("latin-1"), r"request\.json is not UTF-8"),
+        (b"[1, 2]", "the request is not a mapping; found: list"),
+        (b"null", "the request is not a mapping; found: NoneType"),
+    ],
+)
+def test_rank_says_what_is_wrong_with_a_request(demo: Path, tmp_path: Path, content: bytes | None, words: str) -> None:
     path = tmp_path / "request.json"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(RankwellError, match="request.json"):
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RankwellError, match=words):
         run("rank", demo / "bundle", path)
+
+
+def test_rank_reads_standard_input(demo: Path) -> None:
+    words = ["rank", str(demo / "bundle"), "-", "--length", "1"]
+    result = CliRunner().invoke(app, words, input=(demo / "request.json").read_bytes(), catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "best first" in result.output
+    with pytest.raises(RankwellError, match="- is not UTF-8"):
+        CliRunner().invoke(app, words, input=b"\xff", catch_exceptions=False)
 
 
 def test_our_errors_exit_with_2_and_no_traceback(

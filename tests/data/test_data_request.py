@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from log_example import BIG, SCHEMA, expected_of, plain_requests, requests_of
@@ -106,12 +107,34 @@ def test_the_member_may_be_a_feature():
         ({"candidates": {"job": [1, 2], "pay": ["1", "2"]}}, r"'pay'\] is no number"),
         ({"candidates": [1, 2]}, r"'candidates' in the request is not a mapping; found: list"),
         ({"request_id": -1}, r"'request_id' is no id"),
+        ({"request_id": True}, r"'request_id' is no id"),
+        ({"time_us": -1}, r"'time_us' lies before 1970; found: -1; allowed: UTC microseconds"),
+        ({"time_us": "yesterday"}, r"'time_us' is no time; found: \['yesterday'\]; allowed: integers"),
+        ({"time_us": 1.5}, r"'time_us' is no time"),
+        ({"time_us": True}, r"'time_us' is no time"),
+        ({"time_us": 2**63}, r"'time_us' is no time"),
+        ({"candidates": {"job": [True, 2], "pay": [1, 2]}}, r"'job'\] is no id; found: \[True, 2\]"),
+        ({"candidates": {"job": np.array([True, False]), "pay": [1, 2]}}, r"'job'\] is no id"),
+        ({"candidates": {"job": [1, 2], "pay": [1.5, True]}}, r"'pay'\] is no number; found: \[1.5, True\]"),
+        ({"candidates": {"job": [1, 2], "pay": [True, False]}}, r"'pay'\] is no number"),
+        ({"context": {"years": False}}, r"context\['years'\] is no number"),
+        (
+            {"contxt": {"years": 3}},
+            r"unknown key, 'contxt'; found: \['contxt'\]; allowed: .*'request_id', .*'candidates'",
+        ),
     ],
 )
 def test_what_is_not_as_the_schema_says(changes, words):
     with pytest.raises(RequestError, match=words) as caught:
         batch_from_request(small(**changes), SMALL)
     assert caught.value.do
+
+
+@pytest.mark.parametrize("request_", [[], [small()], None, 7, "ann"], ids=repr)
+def test_a_request_is_a_mapping(request_):
+    kind = type(request_).__name__
+    with pytest.raises(RequestError, match=f"the request is not a mapping; found: {kind}; allowed: .*candidates"):
+        batch_from_request(request_, SMALL)
 
 
 MEMBER = SMALL.model_copy(
@@ -176,6 +199,8 @@ def with_history(**fields):
     [
         ({"item": [1]}, r"history\['history'\]\['dwell'\]: lists of unequal length; found: 2 entries, but 1 in 'item'"),
         ({"time_us": [1]}, r"\['time_us'\]: lists of unequal length"),
+        ({"time_us": [-1, 10**9]}, r"\['time_us'\] lies before 1970; found: -1"),
+        ({"time_us": ["a", "b"]}, r"\['time_us'\] is no time"),
         ({"time_us": [10**9, 10**8]}, r"\['time_us'\] goes backwards"),
         (
             {"time_us": [10**9, 1_700_000_000 * 10**6 - 10**6]},

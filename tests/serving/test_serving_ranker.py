@@ -287,6 +287,12 @@ def test_the_policy_makes_the_list_and_has_a_seed_for_each_request() -> None:
 # --- what cannot be ranked
 
 
+@pytest.mark.parametrize("max_candidates", [0, -1])
+def test_a_ranker_that_takes_no_request_is_refused(max_candidates: int) -> None:
+    with pytest.raises(RequestError, match=f"found: {max_candidates}; allowed: 1 or more"):
+        Ranker(BUNDLE, max_candidates=max_candidates)
+
+
 @pytest.mark.parametrize(("num", "do"), [(0, "retrieve candidates before ranking"), (5_000, "max_candidates")])
 def test_no_candidates_and_too_many_are_refused(num: int, do: str) -> None:
     with pytest.raises(RequestError, match=f"number of candidates; found: {num}; allowed: 1 … 2,000;") as refused:

@@ -17,6 +17,7 @@ from rich.table import Table
 from rankwell.app.pipeline import demonstrate
 from rankwell.app.progress import progress_of_simulation, progress_of_training
 from rankwell.app.run import EvaluatedRun, evaluate_run, report_run, train_runs
+from rankwell.data.writer import impressions_table
 from rankwell.errors import RankwellError, RequestError
 from rankwell.serving.bundle import read_bundle
 from rankwell.serving.ranker import Ranker
@@ -116,9 +117,8 @@ def rank(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the impressions to log here.")] = None,
 ) -> None:
     """Rank the candidates of one request, best first, with calibrated probabilities."""
-    text = sys.stdin.read() if str(request_file) == "-" else _text_of(request_file)
     try:
-        request = json.loads(text)
+        request = json.loads(_text_of(request_file))
     except ValueError as error:
         raise RequestError(f"{request_file} is not JSON", found=str(error), do="see docs/requests.md") from None
     ranking = Ranker(bundle).rank(request, length=length)
@@ -127,9 +127,7 @@ def rank(
         table.add_row(str(impression.position), str(impression.item_id), f"{impression.probability:.4f}")
     _console.print(table)
     if json_file is not None:
-        fields = ("request_id", "member_id", "time_us", "item_id", "position", "probability", "propensity")
-        rows = [{field: getattr(impression, field) for field in fields} for impression in ranking.impressions]
-        json_file.write_text(json.dumps(rows, indent=1))
+        _write_text(json_file, json.dumps(impressions_table(ranking.impressions).to_pylist(), indent=1))
 
 
 @app.command()
@@ -179,7 +177,10 @@ def _print_study(result: StudyResult, json_file: Path | None) -> None:
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text()
+        written = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        return written.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is not UTF-8", found=str(error), do="write the request as UTF-8") from None
     except OSError as error:
         raise RequestError(
             f"no request at {path}", found=str(error), do="name a JSON file, or - for standard input"
@@ -188,6 +189,10 @@ def _text_of(path: Path) -> str:
 
 def _write_json(path: Path | None, numbers: Mapping[str, float]) -> None:
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         known = {name: None if math.isnan(value) else value for name, value in numbers.items()}
-        path.write_text(json.dumps(known, indent=1))
+        _write_text(path, json.dumps(known, indent=1))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")

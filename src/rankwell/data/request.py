@@ -26,6 +26,7 @@ __all__ = ["batch_from_request"]
 Ints = npt.NDArray[np.int64]
 
 _MICROS: Final = 1_000_000
+_KEYS: Final = ("request_id", "member_id", "time_us", "context", "history", "candidates")
 _Feature = Categorical | Bag | Numeric | Vector | Place
 
 
@@ -36,9 +37,9 @@ def batch_from_request(request: Mapping[str, Any], schema: Schema, *, key: Pseud
         request: ``request_id``, ``member_id`` and ``time_us`` (integers; each may be left out where the schema has none
             or nothing needs it), ``context`` (feature name to value), ``history`` (sequence name to field name to list,
             oldest first, event times under the name that the sequence gives them) and ``candidates`` (feature name to
-            list). Ids may be strings, but the member's only with a key. A place is ``[latitude, longitude]``, a bag a
-            list of ids, a vector a list of numbers; None is a missing value. Protected attributes and bids are taken
-            where they are given.
+            list); no other key. Ids may be strings, but the member's only with a key. A place is
+            ``[latitude, longitude]``, a bag a list of ids, a vector a list of numbers; None is a missing value, and
+            True is no number. Protected attributes and bids are taken where they are given.
         schema: What the columns mean.
         key: Where given, the member id is raw and pseudonymised with it; else it is a pseudonym, as in the log.
 
@@ -46,8 +47,8 @@ def batch_from_request(request: Mapping[str, Any], schema: Schema, *, key: Pseud
         R = 1; C is the length of the candidate lists, which may be 0. Labels are NaN and not observed.
 
     Raises:
-        RequestError: A feature is missing, lists are unequally long, a value is not as the schema says, or a raw member
-            id would enter the batch.
+        RequestError: It is no mapping, a key is unknown, a feature is missing, lists are unequally long, a value is not
+            as the schema says, or a raw member id would enter the batch.
 
     >>> from rankwell.schema import Action
     >>> schema = Schema(features=(Categorical(name="job"), Numeric(name="years", on="request")),
@@ -57,8 +58,10 @@ def batch_from_request(request: Mapping[str, Any], schema: Schema, *, key: Pseud
     >>> batch.audit.item_ids_C.tolist(), batch.features.context["years"].tolist()
     ([40, 41], [3.0])
     """
+    _check_keys(request)
     given_context, given_candidates = _mapping(request, "context"), _mapping(request, "candidates")
-    time_us = _key(request, "time_us")
+    given_time = request.get("time_us")
+    time_us = None if given_time is None else int(_times_us([given_time], "'time_us'")[0])
     member_id = _member(request.get("member_id"), "'member_id'", key)
     context: dict[str, Column] = {}
     candidates: dict[str, Column] = {}
@@ -101,7 +104,8 @@ def batch_from_request(request: Mapping[str, Any], schema: Schema, *, key: Pseud
         audited[schema.bid] = torch.from_numpy(_ids(bids, place, missing_allowed=False))
     history = {sequence.name: _events(request, sequence, schema, time_us) for sequence in schema.sequences}
     item = candidates[schema.item] if schema.item is not None else None
-    request_id = _key(request, "request_id")
+    given_id = request.get("request_id")
+    request_id = 0 if given_id is None else int(_ids([given_id], "'request_id'", missing_allowed=False)[0])
     return Batch(
         Features(
             context,
@@ -112,13 +116,32 @@ def batch_from_request(request: Mapping[str, Any], schema: Schema, *, key: Pseud
         ),
         _no_targets(num_candidates, len(schema.actions)),
         Audit(
-            torch.tensor([0 if request_id is None else request_id]),
+            torch.tensor([request_id]),
             torch.tensor([MISSING_ID if member_id is None else member_id]),
             torch.tensor([0 if time_us is None else time_us]),
             item if isinstance(item, Tensor) else torch.zeros(num_candidates, dtype=torch.int64),
             audited,
         ),
     )
+
+
+def _check_keys(request: object) -> None:
+    # neither message shows a value: what stands under a wrong name may be a raw member id
+    if not isinstance(request, Mapping):
+        raise RequestError(
+            "the request is not a mapping",
+            found=type(request).__name__,
+            allowed=f"a mapping with the keys {', '.join(_KEYS)}",
+            do="give one request, as docs/requests.md describes it",
+        )
+    unknown = [key for key in request if key not in _KEYS]
+    if unknown:
+        raise RequestError(
+            f"the request has an unknown key, {unknown[0]!r}",
+            found=unknown,
+            allowed=_KEYS,
+            do="put features under 'context' or 'candidates', and leave out what the schema does not name",
+        )
 
 
 def _no_targets(num_candidates: int, num_actions: int) -> Targets:
@@ -194,7 +217,7 @@ def _ages_s(
         raise RequestError(f"{place} is missing", found=sorted(given), do="give the event times in UTC microseconds")
     if time_us is None:
         raise RequestError("'time_us' is missing", do="give the request's time: the ages of events are counted from it")
-    times_H = _ids(_entries(given[sequence.time], place), place, missing_allowed=False)
+    times_H = _times_us(_entries(given[sequence.time], place), place)
     _check_length(len(times_H), num_events, place, sequence.fields[0].name)
     if (np.diff(times_H) < 0).any():
         raise RequestError(f"{place} goes backwards", allowed="events oldest first", do="sort the events by time")
@@ -242,11 +265,6 @@ def _check_length(length: int, expected: int, place: str, first: str) -> None:
         )
 
 
-def _key(request: Mapping[str, Any], name: str) -> int | None:
-    value = request.get(name)
-    return None if value is None else int(_ids([value], repr(name), missing_allowed=False)[0])
-
-
 def _member(value: Any, place: str, key: PseudonymKey | None) -> int | None:
     """The pseudonym; the errors never show what was given, because it may name a person and errors end up in logs."""
     if value is None:
@@ -275,6 +293,34 @@ def _member(value: Any, place: str, key: PseudonymKey | None) -> int | None:
     return int(array[0].as_py())
 
 
+def _times_us(values: Any, place: str) -> Ints:
+    if len(values) == 0:
+        return np.zeros(0, np.int64)
+    array = _array(values)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or _holds_truth_values(values) or array.max() > 2**63 - 1:
+        raise RequestError(
+            f"{place} is no time",
+            found=values,
+            allowed="integers: UTC microseconds since 1970",
+            do="give times as the log has them",
+        )
+    if array.min() < 0:
+        raise RequestError(
+            f"{place} lies before 1970",
+            found=array.min().item(),
+            allowed="UTC microseconds since 1970, 0 or more",
+            do="mend the clock or the unit",
+        )
+    return array.astype(np.int64)
+
+
+def _holds_truth_values(values: Any) -> bool:
+    """Whether a bool stands among them, which NumPy would take for 0 or 1."""
+    if isinstance(values, np.ndarray | Tensor):
+        return _array(values).dtype.kind == "b"
+    return any(kind in (bool, np.bool_) for kind in set(map(type, values)))
+
+
 def _ids(values: Any, place: str, *, missing_allowed: bool) -> Ints:
     if len(values) == 0:
         return np.zeros(0, np.int64)
@@ -289,14 +335,14 @@ def _ids(values: Any, place: str, *, missing_allowed: bool) -> Ints:
             ids[~missing] = _ids(known, place, missing_allowed=False)
             return ids
         _refuse_ids(values, place)
-    if array.ndim != 1:
+    if array.ndim != 1 or _holds_truth_values(values):
         _refuse_ids(values, place)
     if array.dtype.kind == "U":
         if not all(isinstance(value, str) for value in values):  # NumPy writes the integers of a mixed list as strings
             _refuse_ids(values, place)
         hashed: Ints = hash_strings(pa.array(values)).to_numpy().copy()  # Arrow lends read-only memory
         return hashed
-    if array.dtype.kind not in "iub" or (array.dtype == np.uint64 and array.max() > 2**63 - 1) or array.min() < 0:
+    if array.dtype.kind not in "iu" or (array.dtype == np.uint64 and array.max() > 2**63 - 1) or array.min() < 0:
         _refuse_ids(values, place)
     return array.astype(np.int64)
 
@@ -326,7 +372,7 @@ def _numbers(values: Any, place: str, *, missing_allowed: bool) -> npt.NDArray[n
     array = _array(values)
     if array.dtype == object:
         array = _array([np.nan if value is None else value for value in values])
-    if array.ndim != 1 or array.dtype.kind not in "iufb":
+    if array.ndim != 1 or array.dtype.kind not in "iuf" or _holds_truth_values(values):
         raise RequestError(f"{place} is no number", found=values, allowed="finite numbers", do="give numbers")
     with np.errstate(over="ignore"):
         numbers = array.astype(np.float32)

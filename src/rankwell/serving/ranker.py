@@ -53,7 +53,7 @@ class Ranker:
         bundle: A bundle, or the path of one. Its model is put into eval mode.
         action: The action to rank for; by default the schema's first.
         policy: Makes the list.
-        max_candidates: A request with more is refused.
+        max_candidates: A request with more is refused; at least 1.
         seed: Of the policy's draws, together with the request's id.
         key: Where given, member ids of requests are raw, and pseudonymised with it before anything sees them; else
             they are pseudonyms, as in the log that the model was trained on.
@@ -61,6 +61,7 @@ class Ranker:
     Raises:
         BundleError: The path holds no whole bundle.
         SchemaError: The schema has no such action.
+        RequestError: `max_candidates` is below 1: no request could be ranked.
 
     >>> from rankwell.calibration.platt import Platt
     >>> from rankwell.data.statistics import NumericStatistics
@@ -87,6 +88,8 @@ class Ranker:
         seed: int = 0,
         key: PseudonymKey | None = None,
     ) -> None:
+        if max_candidates < 1:
+            raise RequestError("max_candidates lets no request through", found=max_candidates, allowed="1 or more")
         self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
         self.bundle.model.eval()
         self._actions = tuple(action.name for action in self.schema.actions)
