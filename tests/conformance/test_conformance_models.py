@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import math
 import pkgutil
-from collections.abc import Mapping
 
 import pytest
 import torch
@@ -21,9 +21,10 @@ from rankwell.data.statistics import NumericStatistics, measure_numerics
 from rankwell.losses.pointwise import binary_cross_entropy
 from rankwell.models.model import Model
 from rankwell.models.wide_deep import Deep, Logistic, WideDeep
+from rankwell.tables.table import IdColumn, Table
 from rankwell.training.objectives import PointwiseObjective
 from rankwell.training.optimizers import DenseAdamW, OptimizerPlan
-from rankwell.types import Batch, Column, Events, Ragged
+from rankwell.types import MISSING_ID, Batch, Column, Events, Ragged
 
 
 def discovered() -> list[type[Model]]:
@@ -90,7 +91,8 @@ def test_gradient_reaches_every_parameter_and_every_table(kind: type[Model], sta
     model = trained(kind, statistics, batch, 2).train()
     logits_CA = model(batch.features)
     logits_CA.sum().backward()
-    still = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    still = [name for name, gradient in gradients.items() if gradient is None or not gradient.any()]
     assert not still
     for part, table in model.tables.items():
         before = table.rows.clone()
@@ -127,37 +129,89 @@ def test_requests_of_one_candidate_and_no_history(kind: type[Model], statistics:
 @every_model
 def test_unknown_ids_read_one_learned_row(kind: type[Model], statistics: NumericStatistics) -> None:
     (batch,) = batches(30)
-    model = trained(kind, statistics, batch, 3)
-
-    def logits(member: int) -> Tensor:
-        context = dict(batch.features.context)
-        context["member"] = torch.full((30,), member)
-        return model(dataclasses.replace(batch.features, context=context))  # type: ignore[no-any-return]
-
+    model = trained(kind, statistics, batch, 60)
     seen = {int(i) for i in batch.features.context["member"]}  # type: ignore[union-attr]
-    table = next(iter(model.tables.values()))
-    unseen = [i for i in range(10**6, 10**6 + 3000) if i not in seen and _reads_default(table, i)][:2]
-    assert torch.equal(logits(unseen[0]), logits(unseen[1]))
-    assert not torch.equal(logits(unseen[0]), logits(min(seen)))
-
-
-def _reads_default(table: object, member: int) -> bool:
-    from rankwell.tables.table import IdColumn, Table
-
-    assert isinstance(table, Table)
-    slot = int(table.read([IdColumn("member", torch.tensor([member]))]).index_n)
-    return slot == int(table.read([IdColumn("member", torch.tensor([2**62 - 3]))]).index_n)
+    one, other = unseen_ids(model, "member", 2)
+    logits_CA = with_context(model, batch, member=one)
+    assert torch.equal(logits_CA, with_context(model, batch, member=other))
+    assert not torch.equal(logits_CA, with_context(model, batch, member=min(seen)))
 
 
 @every_model
-def test_missing_values_are_as_declared(kind: type[Model], statistics: NumericStatistics) -> None:
+def test_every_default_row_is_learned_under_the_default_settings(
+    kind: type[Model], statistics: NumericStatistics
+) -> None:
     (batch,) = batches(30)
-    model = trained(kind, statistics, batch, 2)
-    context, candidates = dict(batch.features.context), dict(batch.features.candidates)
-    context["years"] = torch.full((30,), torch.nan)
-    context["title"] = torch.full((30,), -1)
-    candidates["salary"] = torch.full((batch.features.num_candidates,), torch.nan)
-    assert model(dataclasses.replace(batch.features, context=context, candidates=candidates)).isfinite().all()
+    model = trained(kind, statistics, batch, 60)  # even a table read once a request is dropped to it 18 times
+    still = [
+        f"{part}.{spec.name}"
+        for part, table in model.tables.items()
+        for spec in table.specs
+        if not default_row(table, spec.name).any()
+    ]
+    assert not still
+
+
+@every_model
+def test_a_missing_id_is_no_unseen_one(kind: type[Model], statistics: NumericStatistics) -> None:
+    (batch,) = batches(30)
+    assert batch.features.context["title"].eq(MISSING_ID).any()  # type: ignore[union-attr]
+    model = trained(kind, statistics, batch, 60)
+    missing_CA, unseen_CA = (with_context(model, batch, title=i) for i in (MISSING_ID, 10**6))
+    assert missing_CA.isfinite().all()
+    assert (missing_CA - unseen_CA).abs().max() > 1e-3
+    for part, table in model.tables.items():
+        if "title" in {spec.name for spec in table.specs}:
+            missing = table.read([IdColumn("title", torch.tensor([MISSING_ID]))])
+            row = missing.rows_UW[missing.index_n[0]]
+            assert row.any(), part
+            assert not torch.equal(row, default_row(table, "title")), part
+
+
+@every_model
+@pytest.mark.parametrize("name", ["years", "salary"])
+def test_a_missing_number_is_none_that_stands_there(
+    kind: type[Model], statistics: NumericStatistics, name: str
+) -> None:
+    (batch,) = batches(30)
+    model = trained(kind, statistics, batch, 60)
+    on_request = name in batch.features.context
+    column = (batch.features.context if on_request else batch.features.candidates)[name]
+    assert isinstance(column, Tensor)
+    assert column.isnan().any()
+
+    def logits(value: float) -> Tensor:
+        side = "context" if on_request else "candidates"
+        filled = {**getattr(batch.features, side), name: torch.full_like(column, value)}
+        return model(dataclasses.replace(batch.features, **{side: filled}))  # type: ignore[no-any-return]
+
+    missing_CA = logits(math.nan)
+    assert missing_CA.isfinite().all()
+    assert torch.equal(missing_CA, logits(-math.nan))
+    whole = statistics.columns[name]  # at its means an indicator is all that tells a missing value from a given one
+    for value in (whole.mean, math.expm1(whole.log_mean), *whole.quantiles[::64]):
+        assert (missing_CA - logits(value)).abs().max() > 1e-3, value
+
+
+def with_context(model: Model, batch: Batch, **ids: int) -> Tensor:
+    """The logits of the batch where all requests have these ids."""
+    filled = {name: torch.full((batch.features.num_requests,), value) for name, value in ids.items()}
+    context = {**batch.features.context, **filled}
+    return model(dataclasses.replace(batch.features, context=context))  # type: ignore[no-any-return]
+
+
+def default_row(table: Table, name: str) -> Tensor:
+    return table.rows[table._map.region(name)[0]]
+
+
+def unseen_ids(model: Model, name: str, num: int) -> list[int]:
+    """Ids of a hashed table that hash to no row that training has seen, in any part that reads it."""
+    ids = torch.arange(10**6, 10**6 + 3000)
+    unseen = torch.ones(len(ids), dtype=torch.bool)
+    for table in model.tables.values():
+        if name in {spec.name for spec in table.specs}:
+            unseen &= table.read([IdColumn(name, ids)]).index_n == table._map.region(name)[0]
+    return ids[unseen][:num].tolist()
 
 
 @every_model
@@ -187,7 +241,6 @@ def test_settings_travel_as_json(kind: type[Model], statistics: NumericStatistic
     model = kind(EVERY_KIND, statistics, seed=0)  # type: ignore[call-arg]
     again = kind.settings_class.model_validate_json(model.settings.model_dump_json())
     assert again == model.settings
-    assert isinstance(model.tables, Mapping)
 
 
 @every_model
