@@ -204,22 +204,25 @@ def main() -> None:
     numbers: dict[str, float] = {}
     console = Console()
     printed = PrintedTable("ids", "batch", *CONTENDERS, OURS, f"{OURS} / best", title="CPU-µs a row, median")
-    for num_ids in (100_000, 1_400_000):
-        for batch in (256, 4096):
+    cells = [(num_ids, batch) for num_ids in (100_000, 1_400_000) for batch in (256, 4096)]
+    taken: dict[tuple[int, int], dict[str, list[float]]] = {
+        cell: {name: [] for name in (*CONTENDERS, OURS)} for cell in cells
+    }
+    for repeat in range(given.repeats):  # cells and contenders take turns, so that a noisy minute hits all of them
+        for num_ids, batch in cells:
             num_rows = given.rows if batch == 4096 else given.rows // 4
-            ids, labels = log_of(num_rows, num_ids, seed=0)
-            taken: dict[str, list[float]] = {name: [] for name in (*CONTENDERS, OURS)}
-            for _ in range(given.repeats):  # contenders take turns, so that a noisy minute hits all of them
-                for name, make in CONTENDERS.items():
-                    taken[name].append(hand_written_us(make, num_ids, ids, labels, batch))
-                taken[OURS].append(rankwell_us(num_ids, ids, labels, batch))
-            medians = {name: statistics.median(values) for name, values in taken.items()}
-            best = min(medians[name] for name in CONTENDERS)
-            cells = [f"{medians[name]:.2f}" for name in (*CONTENDERS, OURS)]
-            printed.add_row(f"{num_ids:,}", str(batch), *cells, f"{medians[OURS] / best:.2f}")
-            for name, value in medians.items():
-                numbers[f"us_a_row/{num_ids}/{batch}/{name}"] = value
-            numbers[f"ratio_to_best/{num_ids}/{batch}"] = medians[OURS] / best
+            ids, labels = log_of(num_rows, num_ids, seed=repeat)
+            for name, make in CONTENDERS.items():
+                taken[num_ids, batch][name].append(hand_written_us(make, num_ids, ids, labels, batch))
+            taken[num_ids, batch][OURS].append(rankwell_us(num_ids, ids, labels, batch))
+    for (num_ids, batch), values in taken.items():
+        medians = {name: statistics.median(times) for name, times in values.items()}
+        best = min(medians[name] for name in CONTENDERS)
+        shown = [f"{medians[name]:.2f}" for name in (*CONTENDERS, OURS)]
+        printed.add_row(f"{num_ids:,}", str(batch), *shown, f"{medians[OURS] / best:.2f}")
+        for name, value in medians.items():
+            numbers[f"us_a_row/{num_ids}/{batch}/{name}"] = value
+        numbers[f"ratio_to_best/{num_ids}/{batch}"] = medians[OURS] / best
     for batch in (256, 4096):
         growth = numbers[f"us_a_row/1400000/{batch}/{OURS}"] / numbers[f"us_a_row/100000/{batch}/{OURS}"]
         numbers[f"growth_from_100k_to_1.4M_ids/{batch}"] = growth

@@ -25,6 +25,7 @@ from rankwell.types import Column, Features, Ragged
 __all__ = ["CrossColumns", "FeatureColumns", "IdColumns", "RowLookup", "Rows"]
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Rows:
     """What the id columns of a batch read: one block of F·W columns a side, one vector a sequence field or bag.

@@ -21,12 +21,22 @@ from rankwell.schema import Schema
 from rankwell.tables.table import Table
 from rankwell.types import Encoded, Features
 
-__all__ = ["Deep", "DeepSettings", "Logistic", "LogisticSettings", "WideDeep", "WideDeepSettings"]
+__all__ = [
+    "Deep",
+    "DeepPart",
+    "DeepSettings",
+    "Logistic",
+    "LogisticSettings",
+    "WideDeep",
+    "WideDeepSettings",
+    "WidePart",
+]
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Sightings = Annotated[int, Field(ge=1, le=255)]
 
 
+@final
 class LogisticSettings(ModelSettings):
     """Settings of `Logistic`, and of the wide part of `WideDeep`.
 
@@ -45,6 +55,7 @@ class LogisticSettings(ModelSettings):
     cross_admission: Sightings = 1
 
 
+@final
 class DeepSettings(ModelSettings):
     """Settings of `Deep`, and of the deep part of `WideDeep`.
 
@@ -66,6 +77,7 @@ class DeepSettings(ModelSettings):
     admission: Sightings = 1
 
 
+@final
 class WideDeepSettings(ModelSettings):
     """Settings of `WideDeep`: those of its two parts."""
 
@@ -151,7 +163,7 @@ class DeepPart(nn.Module):
             layers.append(nn.Linear(width, hidden))
             if settings.batch_norm:
                 layers.append(nn.BatchNorm1d(hidden))
-            layers.append(nn.ReLU())
+            layers.append(nn.ReLU(inplace=True))  # its backward needs the output alone
             if settings.dropout:
                 layers.append(nn.Dropout(settings.dropout))
             width = hidden

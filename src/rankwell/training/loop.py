@@ -233,7 +233,7 @@ class _Training:
             asked = time.perf_counter()
 
     def _step(self, batch: Batch, epoch: int) -> tuple[float, float]:
-        """The mean loss times its weight, and the weight."""
+        """The summed loss, and its weight."""
         torch.default_generator.manual_seed((self.seed * _GOLDEN + self.step) % 2**63)
         self.step += 1
         if not batch.targets.weights_C.any():  # not even a sighting, or a batch norm's mean
@@ -244,16 +244,15 @@ class _Training:
         if weight == 0:
             self.optimizers.abandon()
             return 0.0, 0.0
-        mean = loss / count
-        value = float(mean.detach())
-        if not math.isfinite(value):
+        total = loss.item()
+        if not math.isfinite(total):
             raise TrainingError(
-                f"the loss is {value} in epoch {epoch}, step {self.step}",
+                f"the loss is {total / weight} in epoch {epoch}, step {self.step}",
                 do="lower the learning rates, or look for outliers among the numeric columns",
             )
-        mean.backward()
+        (loss / weight).backward()
         self.optimizers.step()
-        return value * weight, weight
+        return total, weight
 
     def _end_epoch(self, epoch: int) -> None:
         started = time.perf_counter()
