@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, final
 
 from torch import Tensor
 
@@ -35,6 +35,7 @@ MISSING_ID: Final = -1
 """The id that stands for a null in a categorical column whose schema allows one. Real ids are never negative."""
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Ragged:
     """Lists of unequal length: list i is ``values[offsets[i]:offsets[i + 1]]``.
@@ -63,6 +64,7 @@ class Ragged:
 Column = Tensor | Ragged
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Events:
     """The events of one sequence feature, flat over the requests of the batch, oldest first within a request.
@@ -77,6 +79,7 @@ class Events:
     offsets: Tensor
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Features:
     """All that a model may see of a batch.
@@ -110,6 +113,7 @@ class Features:
         return len(self.request_C)
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Targets:
     """What a loss may see and a model never does.
@@ -129,6 +133,7 @@ class Targets:
     propensity_C: Tensor
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Audit:
     """What evaluation, ranking and the request log may see and a model does not.
@@ -148,6 +153,7 @@ class Audit:
     columns: Mapping[str, Tensor]
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Whole requests: what a model may see, what a loss may see, and what only an audit may see."""
@@ -181,6 +187,7 @@ class Batch:
         raise SchemaError(f"no column {name!r} in the batch", found=known, do="name one of these, or declare it")
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """What a model's body hands to its head.
@@ -196,6 +203,7 @@ class Encoded:
     attention: Mapping[str, Tensor]
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class RankedList:
     """The candidates of one request, best first; ties by logit, then by item id.
@@ -216,6 +224,7 @@ class RankedList:
         return len(self.item_ids)
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Impression:
     """One showing of an item, as the request log keeps it; `position` is 1-based."""

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from rankwell.errors import LeakError, LogError
 
 __all__ = [
+    "Floats",
+    "Ints",
     "Where",
     "check_equal_lists",
     "check_finite",

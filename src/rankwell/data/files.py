@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from rankwell.errors import LogError, MissingExtraError
 
-__all__ = ["FileCache", "find_files", "open_parquet"]
+__all__ = ["FileCache", "broken_file", "find_files", "open_parquet"]
 
 _GLOB_CHARACTERS: Final = frozenset("*?[")
 _COPY_BYTES: Final = 4 * 2**20

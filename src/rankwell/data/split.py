@@ -27,6 +27,7 @@ __all__ = [
     "WholeLog",
     "check_time_order",
     "count_requests",
+    "part_code",
 ]
 
 Part = Literal["train", "tune", "calibrate", "test"]

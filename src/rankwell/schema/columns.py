@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self, final
 
 import torch
 from pydantic import Field, StringConstraints, model_validator
@@ -18,6 +18,7 @@ __all__ = [
     "Cross",
     "Exposure",
     "Feature",
+    "Name",
     "Numeric",
     "Place",
     "Sequence",
@@ -36,6 +37,7 @@ DEFAULT_NUM_ROWS: Final = 65_536
 _AGE: Final = "age_s"
 
 
+@final
 class TableSpec(Declaration):
     """A table of rows, by name: all features that name it share its rows.
 
@@ -111,6 +113,7 @@ class _IdColumn(Declaration):
         return TableSpec(name=self.table_name, num_ids=self.num_ids, num_rows=self.num_rows)
 
 
+@final
 class Categorical(_IdColumn):
     """One id an entry: int64 ≥ 0 (strings are hashed to 63 bits when a log is written).
 
@@ -128,12 +131,14 @@ class Categorical(_IdColumn):
     missing: Literal["refuse", "row"] = "refuse"
 
 
+@final
 class Bag(_IdColumn):
     """Several ids an entry (a list column), read as the mean of their rows; an empty list reads zeros."""
 
     kind: Literal["bag"] = "bag"
 
 
+@final
 class Numeric(Declaration):
     """A finite number an entry.
 
@@ -154,6 +159,7 @@ class Numeric(Declaration):
     missing: Literal["refuse", "indicator"] = "refuse"
 
 
+@final
 class Vector(Declaration):
     """A given embedding: a list of exactly `width` finite floats an entry."""
 
@@ -164,6 +170,7 @@ class Vector(Declaration):
     width: Annotated[int, Field(ge=1, le=65_536)]
 
 
+@final
 class Place(Declaration):
     """A point on the Earth in degrees, from two columns `<column>_lat` and `<column>_lon`."""
 
@@ -179,6 +186,7 @@ class Place(Declaration):
         return f"{name}_lat", f"{name}_lon"
 
 
+@final
 class Sequence(Declaration):
     """The member's recent events, oldest first; list columns `<name>_<field>` on the request.
 
@@ -239,6 +247,7 @@ class Sequence(Declaration):
         return tuple(f"{self.name}_{name}" for name in (*names, *([] if self.time is None else [self.time])))
 
 
+@final
 class Cross(Declaration):
     """The conjunction of two or more columns, hashed to rows of the wide part.
 
@@ -267,6 +276,7 @@ class Cross(Declaration):
         return "_x_".join(self.of)
 
 
+@final
 class Action(Declaration):
     """Something a member may do with a candidate.
 
@@ -352,6 +362,7 @@ class Action(Declaration):
         return torch.where(unknown_C, torch.nan, gains_C)
 
 
+@final
 class Exposure(Declaration):
     """How each candidate came to be seen; names of candidate columns, all optional.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Self
+from typing import Annotated, Self, final
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -27,6 +27,7 @@ from rankwell.schema.transforms import Declaration, Quantiles, as_schema_error
 __all__ = ["Schema"]
 
 
+@final
 class Schema(Declaration):
     """The meaning of a request log's columns.
 

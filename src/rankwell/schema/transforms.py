@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rankwell.errors import SchemaError
 
-__all__ = ["Declaration", "Identity", "Log", "PiecewiseLinear", "Quantiles", "Standardise", "Transform"]
+__all__ = [
+    "Declaration",
+    "Identity",
+    "Log",
+    "PiecewiseLinear",
+    "Quantiles",
+    "Standardise",
+    "Transform",
+    "as_schema_error",
+]
 
 
 class Declaration(BaseModel):
@@ -65,24 +74,28 @@ def _rule(kind: str, message: str) -> str:
     return message.removeprefix("Input should be ").removeprefix("Value error, ")
 
 
+@final
 class Identity(Declaration):
     """x ↦ x."""
 
     kind: Literal["identity"] = "identity"
 
 
+@final
 class Standardise(Declaration):
     """x ↦ (x - mean) / sd, both over `train`; a constant column becomes 0."""
 
     kind: Literal["standardise"] = "standardise"
 
 
+@final
 class Log(Declaration):
     """x ↦ sign(x) · ln(1 + |x|), then standardised. For counts, prices and ages."""
 
     kind: Literal["log"] = "log"
 
 
+@final
 class Quantiles(Declaration):
     """x ↦ the number of edges ≤ x, its quantile bucket, which reads a row like an id and may enter crosses.
 
@@ -94,6 +107,7 @@ class Quantiles(Declaration):
     num_buckets: Annotated[int, Field(ge=2, le=4096)] = 16
 
 
+@final
 class PiecewiseLinear(Declaration):
     """x ↦ one input a piece: 0 below the piece, 1 above it, linear inside (less ½); knots at quantiles over `train`.
 

@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar, final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from torch import nn
@@ -43,6 +43,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+@final
 class FileRecord(_Record):
     """A file of the bundle: its size and its SHA-256 in hexadecimal."""
 
@@ -50,6 +51,7 @@ class FileRecord(_Record):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
+@final
 class Manifest(_Record):
     """What a bundle's directory holds.
 

@@ -21,6 +21,7 @@ __all__ = ["NewDirectory", "WrittenFile", "displaced", "hash_file"]
 _BLOCK: Final = 1 << 20
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class WrittenFile:
     """What was written: the number of bytes, and their SHA-256 in hexadecimal."""

@@ -29,6 +29,7 @@ from rankwell.types import Batch, Column, Features, Impression, Ragged, RankedLi
 __all__ = ["Ranker", "Ranking"]
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """The answer to a request.

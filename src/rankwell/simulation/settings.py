@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, final
 
 from rankwell.errors import RecipeError
 
@@ -19,6 +19,7 @@ NUM_SENIORITIES: Final = 8
 _MONDAY_US: Final = 1_767_571_200_000_000  # 2026-01-05T00:00Z
 
 
+@final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarketplaceSettings:
     """The size of a marketplace, the noise of its stages, and the strengths of its truth.

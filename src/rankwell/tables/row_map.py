@@ -30,6 +30,7 @@ _DEFAULT, _MISSING = 0, 1
 _EMPTY: Final = np.int64(-1)
 
 
+@final
 class Needed(NamedTuple):
     """The rows a batch needs: ``slots_U`` are distinct, and id i reads row ``slots_U[index_n[i]]``."""
 

@@ -5,7 +5,7 @@ Letters: n ids of a batch, flat · F id columns · U unique rows lent · W row w
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, final
 
 import numba
 import numpy as np
@@ -56,6 +56,7 @@ def rows_side_by_side(rows_UW: Tensor, index_n: Tensor, num_columns: int) -> Ten
     return spread
 
 
+@final
 class _SideBySide(torch.autograd.Function):
     # torch's own backward of an embedding costs three times its forward; this one is a loop of additions in order
 

@@ -25,6 +25,7 @@ from rankwell.tables.rows import put_rows, take_rows
 __all__ = ["IdColumn", "Loan", "Table"]
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class IdColumn:
     """Ids of one table: ``ids`` is int64, of any length."""
@@ -33,6 +34,7 @@ class IdColumn:
     ids: Tensor
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Loan:
     """Rows lent to one forward pass.
