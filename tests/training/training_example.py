@@ -20,7 +20,14 @@ from rankwell.data.log import RequestLog, log_from_table
 from rankwell.data.split import WholeLog
 from rankwell.data.statistics import NumericStatistics, measure_numerics
 from rankwell.models.model import Model
-from rankwell.models.wide_deep import DeepSettings, Logistic, LogisticSettings, WideDeep, WideDeepSettings
+from rankwell.models.wide_deep import (
+    DeepSettings,
+    Logistic,
+    LogisticSettings,
+    LogisticSettings,
+    WideDeep,
+    WideDeepSettings,
+)
 from rankwell.schema import Action, Categorical, Numeric, Schema
 from rankwell.tables.row_optimizers import RowWiseAdaGrad
 from rankwell.training.history import TrainingHistory
@@ -83,8 +90,9 @@ def drawing_model(log: RequestLog, seed: int = 0) -> WideDeep:
 
 
 def logistic(log: RequestLog, seed: int = 0) -> Logistic:
-    """The class that the truth of `jobs_table` belongs to."""
-    return Logistic(log.schema, statistics_of(log), seed=seed)
+    """The class that the truth of `jobs_table` belongs to; no id is dropped, so that a step can be done by hand."""
+    settings = LogisticSettings(default_rate=0.0, cross_default_rate=0.0)
+    return Logistic(log.schema, statistics_of(log), settings, seed=seed)
 
 
 class Shifted(Objective):
