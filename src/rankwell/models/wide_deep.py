@@ -163,7 +163,7 @@ class DeepPart(nn.Module):
             layers.append(nn.Linear(width, hidden))
             if settings.batch_norm:
                 layers.append(nn.BatchNorm1d(hidden))
-            layers.append(nn.ReLU())
+            layers.append(nn.ReLU(inplace=True))  # its backward needs the output alone
             if settings.dropout:
                 layers.append(nn.Dropout(settings.dropout))
             width = hidden
