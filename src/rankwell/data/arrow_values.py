@@ -1,7 +1,4 @@
-"""Arrow arrays as NumPy arrays and tensors on the same memory, each value checked on the way.
-
-R requests.
-"""
+"""Arrow arrays as NumPy arrays and tensors on the same memory, each value checked on the way."""
 
 from __future__ import annotations
 
@@ -25,7 +22,6 @@ __all__ = [
     "as_labels",
     "as_numbers",
     "as_times_us",
-    "first_of_requests",
     "lent",
     "list_parts",
     "plain",
@@ -39,11 +35,6 @@ def whole_array(table: Any, column: LogColumn) -> Any:
     if chunks.num_chunks == 1:
         return chunks.chunk(0)
     return pa.concat_arrays(chunks.chunks) if chunks.num_chunks else pa.array([], chunks.type)
-
-
-def first_of_requests(array: Any, rows_R: Ints | None) -> Any:
-    """The entries at the first rows of requests; the array itself where each row is a request."""
-    return array if rows_R is None else array.take(pa.array(rows_R))
 
 
 def list_parts(array: Any, where: Where) -> tuple[Ints, Any]:

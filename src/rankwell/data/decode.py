@@ -22,7 +22,6 @@ from rankwell.data.arrow_values import (
     as_labels,
     as_numbers,
     as_times_us,
-    first_of_requests,
     lent,
     list_parts,
     plain,
@@ -45,6 +44,7 @@ from rankwell.data.check import (
 from rankwell.data.chunk import Chunk, constant, ragged_rows
 from rankwell.data.keys import Keys, decode_keys
 from rankwell.data.layout import LogColumn, LogLayout
+from rankwell.data.request_side import first_of_requests
 from rankwell.schema.schema import Schema
 from rankwell.types import MISSING_ID, Audit, Batch, Column, Events, Features, Ragged, Targets
 
@@ -111,7 +111,7 @@ class _Decoder:
         else:
             where = replace(self._at_request, column=column.name)
             if self._layout.kind == "flat":
-                array = first_of_requests(array, self._keys.rows_R)
+                array = first_of_requests(array, where)
             if column.side == "candidate":
                 offsets, array = list_parts(array, where)
                 check_equal_lists(offsets, where, self._offsets, self._lists_of)

@@ -10,9 +10,10 @@ from typing import Any, final
 
 import numpy as np
 
-from rankwell.data.arrow_values import as_ids, as_times_us, first_of_requests, whole_array
+from rankwell.data.arrow_values import as_ids, as_times_us, whole_array
 from rankwell.data.check import Ints, Where, refuse
 from rankwell.data.layout import LogLayout
+from rankwell.data.request_side import first_of_requests
 
 __all__ = ["Keys", "decode_keys"]
 
@@ -60,7 +61,7 @@ def decode_keys(table: Any, layout: LogLayout, *, file: str, first_row: int, row
     times_R = None
     if time_column is not None:
         where = Where(time_column.name, file, first_row, rows_R, ids_R if id_column is not None else None)
-        times_R = as_times_us(first_of_requests(whole_array(table, time_column), rows_R), where)
+        times_R = as_times_us(first_of_requests(whole_array(table, time_column), where), where)
     return Keys(ids_R, times_R, rows_R)
 
 

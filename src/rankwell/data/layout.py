@@ -1,7 +1,7 @@
 """The physical columns of a request log: the one place from which reader, checker and writer take the truth.
 
 *Request layout*: one row a request; what stands on a candidate is a list column. *Flat layout*: one row a candidate;
-what stands on a candidate is a scalar column, and what stands on the request is repeated (only its first row is read).
+what stands on a candidate is a scalar column, and what stands on the request is repeated on each of its rows.
 A sequence's columns are lists in both.
 """
 
