@@ -24,7 +24,6 @@ from rankwell.models.wide_deep import (
     DeepSettings,
     Logistic,
     LogisticSettings,
-    LogisticSettings,
     WideDeep,
     WideDeepSettings,
 )
