@@ -94,6 +94,13 @@ class Features:
     An id column (categorical) is int64; a bag is a `Ragged` of int64; a numeric float32; a vector float32 of width
     columns; a place float32 of two columns, latitude and longitude in degrees. Numerics are raw: the transform that
     the schema declares is the model's first layer, so that training and serving share it.
+
+    >>> import torch
+    >>> two_requests = Features(
+    ...     context={"years": torch.tensor([3.0, 8.0])}, history={}, candidates={"job": torch.tensor([7, 9, 7])},
+    ...     offsets=torch.tensor([0, 2, 3]), request_C=torch.tensor([0, 0, 1]))
+    >>> two_requests.num_requests, two_requests.num_candidates
+    (2, 3)
     """
 
     context: Mapping[str, Column]
@@ -124,6 +131,12 @@ class Targets:
         weights_C: float32, non-negative.
         position_C: int64, 1-based; 0 where the candidate was not shown or the log has no position.
         propensity_C: float32 in (0, 1]; 1 where the log has none.
+
+    >>> import torch
+    >>> labels_CA = torch.tensor([[1.0], [torch.nan]])
+    >>> Targets(labels_CA, observed_CA=~labels_CA.isnan(), weights_C=torch.ones(2),
+    ...         position_C=torch.tensor([1, 2]), propensity_C=torch.ones(2)).observed_CA.tolist()
+    [[True], [False]]
     """
 
     labels_CA: Tensor
@@ -156,7 +169,24 @@ class Audit:
 @final
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Whole requests: what a model may see, what a loss may see, and what only an audit may see."""
+    """Whole requests: what a model may see, what a loss may see, and what only an audit may see.
+
+    Args:
+        features: For the model.
+        targets: For the loss.
+        audit: For evaluation, ranking and the request log.
+
+    >>> import pyarrow as pa
+    >>> from rankwell.data.batches import Batches
+    >>> from rankwell.data.log import log_from_table
+    >>> from rankwell.data.split import WholeLog
+    >>> from rankwell.schema import Action, Categorical, Schema
+    >>> schema = Schema(features=(Categorical(name="job"),), actions=(Action(name="click"),), member_id=None, time=None)
+    >>> log = log_from_table(pa.table({"request_id": [1, 1, 2], "job": [7, 8, 7], "click": [0, 1, 0]}), schema)
+    >>> (_, batch), = Batches(log, WholeLog("train"), "train", num_requests=2, seed=None).epoch(0)
+    >>> batch.column_C("job"), batch.targets.labels_CA.squeeze(1)
+    (tensor([7, 8, 7]), tensor([0., 1., 0.]))
+    """
 
     features: Features
     targets: Targets

@@ -83,6 +83,14 @@ def fit_segmented_platt(logits_C: Tensor, labels_C: Tensor, weights_C: Tensor, s
 
     Raises:
         CalibrationError: The sample cannot be used; see `CalibrationSample.checked`.
+
+    >>> import torch
+    >>> zeros_C, ones_C = torch.zeros(80), torch.ones(80)  # a model that says nothing, of two countries
+    >>> segments_CS = torch.tensor([[1], [2]]).repeat(40, 1)
+    >>> labels_C = (torch.arange(80) % 4 == 0).float() + (torch.arange(80) % 8 == 1).float()  # 1 in 2, and 1 in 4
+    >>> calibrator = fit_segmented_platt(zeros_C, labels_C, ones_C, segments_CS)
+    >>> calibrator(torch.zeros(2), torch.tensor([[1], [2]]))
+    tensor([0.5000, 0.2500], dtype=torch.float64)
     """
     sample = CalibrationSample.checked(logits_C, labels_C, weights_C, segments_CS)
     values, lines = [], []

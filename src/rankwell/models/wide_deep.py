@@ -226,7 +226,14 @@ class Logistic(Model):
 
 @final
 class Deep(Model):
-    """Deep only: embeddings and normalised numerics through a multilayer perceptron."""
+    """Deep only: embeddings and normalised numerics through a multilayer perceptron.
+
+    >>> from rankwell.data.statistics import NumericStatistics
+    >>> from rankwell.schema import Action, Categorical
+    >>> schema = Schema(features=(Categorical(name="job", num_ids=100),), actions=(Action(name="click"),))
+    >>> Deep(schema, NumericStatistics(), DeepSettings(width=8, hidden=(32,)), seed=0).tables["deep"].rows.shape
+    torch.Size([102, 8])
+    """
 
     settings_class: ClassVar[type[ModelSettings]] = DeepSettings
 

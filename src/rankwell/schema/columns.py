@@ -125,6 +125,11 @@ class Categorical(_IdColumn):
         num_ids: Size of its own table when ids are 0 … num_ids - 1.
         num_rows: Size of its own table when ids are hashed to rows. With neither, 65,536 hashed rows.
         missing: "refuse" (a null is an error) or "row" (a null reads a learned row of its own).
+
+    >>> Categorical(name="seniority", on="request", num_ids=8, missing="row").own_table().size
+    8
+    >>> Categorical(name="clicked_job", table="job").table_name  # rows shared with the feature `job`
+    'job'
     """
 
     kind: Literal["categorical"] = "categorical"
@@ -133,7 +138,14 @@ class Categorical(_IdColumn):
 
 @final
 class Bag(_IdColumn):
-    """Several ids an entry (a list column), read as the mean of their rows; an empty list reads zeros."""
+    """Several ids an entry (a list column), read as the mean of their rows; an empty list reads zeros.
+
+    Args:
+        name, on, column, table, num_ids, num_rows: As in `Categorical`.
+
+    >>> Bag(name="skills", num_rows=4096).own_table().hashed
+    True
+    """
 
     kind: Literal["bag"] = "bag"
 
@@ -149,6 +161,10 @@ class Numeric(Declaration):
         transform: How it becomes an input; see `rankwell.schema.transforms`.
         missing: "refuse" (null or NaN is an error) or "indicator" (it becomes the mean, and a second input says so;
             with `Quantiles` it reads a learned row of its own).
+
+    >>> from rankwell.schema import Log
+    >>> Numeric(name="salary", transform=Log(), missing="indicator").transform
+    Log(kind='log')
     """
 
     kind: Literal["numeric"] = "numeric"
@@ -161,7 +177,15 @@ class Numeric(Declaration):
 
 @final
 class Vector(Declaration):
-    """A given embedding: a list of exactly `width` finite floats an entry."""
+    """A given embedding: a list of exactly `width` finite floats an entry.
+
+    Args:
+        name, on, column: As in `Numeric`.
+        width: How many floats.
+
+    >>> Vector(name="title_embedding", width=384).width
+    384
+    """
 
     kind: Literal["vector"] = "vector"
     name: Name
@@ -172,7 +196,14 @@ class Vector(Declaration):
 
 @final
 class Place(Declaration):
-    """A point on the Earth in degrees, from two columns `<column>_lat` and `<column>_lon`."""
+    """A point on the Earth in degrees, from two columns `<column>_lat` and `<column>_lon`.
+
+    Args:
+        name, on, column: As in `Numeric`.
+
+    >>> Place(name="home", on="request").columns
+    ('home_lat', 'home_lon')
+    """
 
     kind: Literal["place"] = "place"
     name: Name
@@ -196,6 +227,9 @@ class Sequence(Declaration):
         time: The column `<name>_<time>` with the event's time in UTC microseconds (None: the log has none, and no
             leak can be looked for). The reader turns it into ``age_s``.
         max_length: Only the latest so many events are read.
+
+    >>> Sequence(name="history", fields=(Categorical(name="item", on="event", table="job"),)).columns
+    ('history_item', 'history_time_us')
     """
 
     kind: Literal["sequence"] = "sequence"
@@ -254,6 +288,9 @@ class Cross(Declaration):
     Args:
         of: Names of categoricals, or of numerics with `Quantiles`.
         num_rows: How many rows the conjunctions are hashed to.
+
+    >>> Cross(of=("member_title", "job_title"), num_rows=4096).name
+    'member_title_x_job_title'
     """
 
     of: Annotated[tuple[Name, ...], Field(min_length=2, max_length=6)]
@@ -287,6 +324,10 @@ class Action(Declaration):
         threshold: For log loss a graded label counts as 1 from here on.
         gains: For ranking losses and nDCG, the gain of each grade from 0 on; by default 2^grade - 1.
         window_s: How long after the impression the action may still come. Until then it is not `observed`.
+
+    >>> apply = Action(name="apply", column="applied", window_s=7 * 86_400)
+    >>> apply.label_column, apply.observed_column
+    ('applied', 'apply_observed')
     """
 
     name: Name
@@ -371,6 +412,9 @@ class Exposure(Declaration):
         propensity: Probability that the logging policy showed it at this position, in (0, 1].
         retrieval: Probability that the retrieval stage let it through, in (0, 1].
         examination: Probability that this position was looked at, in (0, 1].
+
+    >>> Exposure(position="rank", propensity="shown_at_rank").position
+    'rank'
     """
 
     position: Name | None = None

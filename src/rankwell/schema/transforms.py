@@ -76,21 +76,36 @@ def _rule(kind: str, message: str) -> str:
 
 @final
 class Identity(Declaration):
-    """x ↦ x."""
+    """x ↦ x.
+
+    >>> from rankwell.schema import Numeric
+    >>> Numeric(name="match", transform=Identity()).transform.kind  # a score in [0, 1] may stand as it is
+    'identity'
+    """
 
     kind: Literal["identity"] = "identity"
 
 
 @final
 class Standardise(Declaration):
-    """x ↦ (x - mean) / sd, both over `train`; a constant column becomes 0."""
+    """x ↦ (x - mean) / sd, both over `train`; a constant column becomes 0.
+
+    >>> from rankwell.schema import Numeric
+    >>> Numeric(name="years").transform == Standardise()  # the default
+    True
+    """
 
     kind: Literal["standardise"] = "standardise"
 
 
 @final
 class Log(Declaration):
-    """x ↦ sign(x) · ln(1 + |x|), then standardised. For counts, prices and ages."""
+    """x ↦ sign(x) · ln(1 + |x|), then standardised. For counts, prices and ages.
+
+    >>> from rankwell.schema import Numeric
+    >>> Numeric(name="salary", transform=Log()).transform.kind
+    'log'
+    """
 
     kind: Literal["log"] = "log"
 
@@ -101,6 +116,12 @@ class Quantiles(Declaration):
 
     Args:
         num_buckets: The edges are the 1/n, 2/n, … quantiles over `train`; equal edges are merged.
+
+    >>> from rankwell.schema import Action, Categorical, Cross, Numeric, Schema
+    >>> schema = Schema(features=(Numeric(name="age", transform=Quantiles(num_buckets=8)), Categorical(name="job")),
+    ...                 crosses=(Cross(of=("age", "job")),), actions=(Action(name="click"),))
+    >>> schema.table_specs()["age"].size
+    8
     """
 
     kind: Literal["quantiles"] = "quantiles"
@@ -116,6 +137,10 @@ class PiecewiseLinear(Declaration):
 
     Args:
         num_pieces: The number of pieces, before equal knots are merged.
+
+    >>> from rankwell.schema import Numeric
+    >>> Numeric(name="distance_km", transform=PiecewiseLinear(num_pieces=4)).transform.num_pieces
+    4
     """
 
     kind: Literal["piecewise_linear"] = "piecewise_linear"

@@ -74,6 +74,14 @@ class Bundle:
     Raises:
         BundleError: An action has no calibrator, or there is one for no action.
         RecipeError: ε is outside [0, 1).
+
+    >>> from rankwell.calibration.uncalibrated import Uncalibrated
+    >>> from rankwell.models.wide_deep import Logistic
+    >>> from rankwell.schema import Action, Categorical
+    >>> schema = Schema(features=(Categorical(name="job"),), actions=(Action(name="click"),), item="job")
+    >>> model = Logistic(schema, NumericStatistics(), seed=0)
+    >>> Bundle(model=model, calibrators={"click": Uncalibrated()}, created_us=0).schema.item
+    'job'
     """
 
     model: Model
@@ -161,6 +169,12 @@ def read_bundle(path: str | Path) -> Bundle:
     Raises:
         BundleError: It is no bundle, a file is missing or damaged, its format is unknown, or its classes are not there
             or have changed.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     read_bundle(folder)
+    Traceback (most recent call last):
+    rankwell.errors.BundleError: ...
     """
     directory = Path(path)
     manifest = read_manifest(directory)

@@ -42,6 +42,12 @@ class LogPart:
         path: Of the log, relative to the data folder; a file, a folder, a glob.
         split: Which of its requests belong to which part.
         layout: "requests" or "flat".
+
+    >>> from rankwell.data.split import TimeSplit, WholeLog
+    >>> by_time = LogPart(path="log.parquet", split=TimeSplit())  # one log, cut by time
+    >>> apart = LogPart(path="day-30/*.parquet", split=WholeLog("test"), layout="flat")  # files of their own
+    >>> by_time.layout, apart.layout
+    ('requests', 'flat')
     """
 
     path: str
