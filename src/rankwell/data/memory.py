@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,23 @@ from rankwell.data.layout import LogColumn, LogLayout
 from rankwell.data.string_ids import hash_strings, is_stringlike
 from rankwell.errors import LogError
 
-__all__ = ["arrow_table", "map_leaves", "sorted_by_request", "with_hashed_strings"]
+__all__ = ["ArrowStream", "arrow_table", "map_leaves", "sorted_by_request", "with_hashed_strings"]
+
+
+class ArrowStream(Protocol):
+    """A table that speaks the Arrow C stream protocol: of pyarrow, polars, pandas, DuckDB and others.
+
+    >>> import polars
+    >>> table: ArrowStream = polars.DataFrame({"job": [7, 8]})
+    >>> arrow_table(table).num_rows
+    2
+
+    Source: The Arrow PyCapsule interface, https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html
+    """
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """A PyCapsule of an ArrowArrayStream."""
+        ...
 
 
 def arrow_table(table: object) -> Any:

@@ -16,6 +16,7 @@ from rankwell.data.atomic_file import AtomicFile
 from rankwell.data.decode import decode
 from rankwell.data.input_columns import input_table, names_within, with_labels_to_come, written_column
 from rankwell.data.layout import FORMAT_VERSION, Layout, LogLayout
+from rankwell.data.memory import ArrowStream
 from rankwell.data.pseudonyms import PseudonymKey
 from rankwell.errors import LogError, PrivacyError
 from rankwell.schema import Schema
@@ -118,7 +119,7 @@ class LogWriter:
         finally:
             self._abandon()
 
-    def write(self, data: pa.Table | pa.RecordBatch | Mapping[str, Any] | Any) -> None:
+    def write(self, data: pa.Table | pa.RecordBatch | ArrowStream | Mapping[str, object]) -> None:
         """Add rows.
 
         Args:
@@ -262,7 +263,7 @@ class LogWriter:
 
 
 def write_log(
-    table: pa.Table | pa.RecordBatch | Mapping[str, Any] | Any,
+    table: pa.Table | pa.RecordBatch | ArrowStream | Mapping[str, object],
     path: str,
     schema: Schema,
     *,
@@ -274,7 +275,18 @@ def write_log(
     extra: Literal["refuse", "drop"] = "refuse",
     compression: Literal["zstd", "lz4"] = "zstd",
 ) -> None:
-    """Write one table as one log; see `LogWriter`."""
+    """Write one table as one log; see `LogWriter`.
+
+    >>> import tempfile
+    >>> from rankwell.data.log import open_log
+    >>> from rankwell.schema import Action, Categorical
+    >>> schema = Schema(features=(Categorical(name="job"),), actions=(Action(name="click"),), member_id=None, time=None)
+    >>> rows = {"request_id": [1, 1, 2], "job": ["cook", "smith", "cook"], "click": [1, 0, 0]}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_log(rows, f"{folder}/log.parquet", schema, key=None, layout="flat")
+    ...     open_log(f"{folder}/log.parquet", schema, layout="flat").num_requests
+    2
+    """
     with LogWriter(
         path,
         schema,

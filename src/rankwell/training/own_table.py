@@ -6,12 +6,12 @@ Everything that takes a recipe then takes the table: `train`, `judge`, checkpoin
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from rankwell.data.memory import arrow_table
+from rankwell.data.memory import ArrowStream, arrow_table
 from rankwell.data.pseudonyms import PseudonymKey
 from rankwell.data.split import PARTS, Split, TimeSplit
 from rankwell.data.statistics import NumericStatistics
@@ -34,7 +34,7 @@ class BuildModel(Protocol):
 
 
 def recipe_of_table(
-    table: Any,
+    table: ArrowStream,
     schema: Schema,
     build: BuildModel,
     folder: str | Path,
