@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -26,11 +27,16 @@ def progress_of_training(
     )
     with Progress(*columns, console=console, transient=True, refresh_per_second=4) as progress:
         task = progress.add_task(name, total=None, rate="", loss=float("nan"))
+        told_at = -math.inf
 
         def on_step(report: StepReport) -> None:
-            if report.num_requests >= report.num_requests_total or _is_due(progress):
+            # a bar that is told of every step costs more than the step; ten times a second is what an eye can use
+            nonlocal told_at
+            now = progress.get_time()
+            if report.num_requests >= report.num_requests_total or now - told_at >= 0.1:
+                told_at = now
                 speed = progress.tasks[0].speed
-                a_request = report.num_candidates / report.num_requests
+                a_request = report.num_candidates / report.num_requests if report.num_requests else 0.0
                 progress.update(
                     task,
                     description=f"{name}, epoch {report.epoch + 1} of at most {max_epochs}",
@@ -50,12 +56,3 @@ def progress_of_simulation(console: Console, num_requests: int) -> Iterator[Call
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("simulate", total=num_requests)
         yield lambda done: progress.update(task, completed=done)
-
-
-def _is_due(progress: Progress) -> bool:
-    # a bar that is told of every step costs more than the step; ten times a second is what an eye can use
-    now = progress.get_time()
-    if now - getattr(progress, "_told_at", -1.0) < 0.1:
-        return False
-    progress._told_at = now  # type: ignore[attr-defined]
-    return True
