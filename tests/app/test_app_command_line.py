@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
+from rich.table import Table
 from typer.testing import CliRunner
 
 from rankwell.app.command_line import app, main
+from rankwell.app.run import evaluate_run, train_runs
 from rankwell.errors import RankwellError
+from rankwell.serving.bundle import read_bundle
+from rankwell.training.loop import StepReport
+from rankwell.training.recipe import read_recipe
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "marketplace.py"
 
@@ -18,6 +28,14 @@ def run(*words: object) -> str:
     result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def shown(table: Table) -> str:
+    """The words of a table, its frame left out."""
+    console = Console(file=io.StringIO(), width=200)
+    console.print(table)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    return " ".join("".join(" " if letter in "│┃" else letter for letter in printed).split())
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +85,47 @@ def test_train_writes_a_bundle_and_mean_and_sd_over_seeds(demo: Path) -> None:
     assert numbers["calibrated/auc/sd"] > 0
     assert (demo / "trained" / "manifest.json").is_file()
     assert not list(demo.glob(".trained.checkpoints*"))
+
+
+def test_a_truth_beside_the_log_stands_beside_the_models(demo: Path, tmp_path: Path) -> None:
+    recipe, bundle = read_recipe(str(RECIPE)), read_bundle(demo / "bundle")
+    first = json.loads((demo / "numbers.json").read_text())
+    known = evaluate_run(bundle, recipe, demo / "data")
+    assert known.numbers["calibrated/bayes_log_loss"] == first["Wide & Deep/calibrated/bayes_log_loss"]
+    assert f"the truth (Bayes) {known.numbers['calibrated/bayes_log_loss']:.4f}" in shown(known.tables[0])
+    assert "excess log loss" in shown(known.tables[1])
+    (tmp_path / "log").symlink_to(demo / "data" / "log")
+    for content in (None, {"request_id": [1], "statement": ["all swans are white"]}):
+        if content is not None:
+            (tmp_path / "truth").mkdir()
+            pq.write_table(pa.table(content), tmp_path / "truth" / "part-0.parquet")
+        unknown = evaluate_run(bundle, recipe, tmp_path)
+        assert "Bayes" not in "".join(map(shown, unknown.tables))
+        assert unknown.numbers["calibrated/auc"] == known.numbers["calibrated/auc"]
+
+
+def test_a_killed_run_of_several_seeds_trains_no_seed_twice(demo: Path, tmp_path: Path) -> None:
+    steps: list[StepReport] = []
+
+    def killed_in_seed_1(report: StepReport) -> None:
+        steps.append(report)
+        if sum(step.num_requests >= step.num_requests_total for step in steps) > recipe.loop.max_epochs:
+            raise KeyboardInterrupt
+
+    recipe = read_recipe(str(RECIPE))
+    recipe = replace(recipe, loop=replace(recipe.loop, max_epochs=1))
+    with pytest.raises(KeyboardInterrupt):
+        train_runs(recipe, demo / "data", seeds=(0, 1), out=tmp_path / "bundle", on_step=killed_in_seed_1)
+    of_seed_0 = tmp_path / ".bundle.checkpoints-0"
+    assert list(of_seed_0.glob("step-*.safetensors"))
+    (of_seed_0 / "notes.txt").write_text("someone's own")
+    num_killed = len(steps)
+    steps.clear()
+    train_runs(recipe, demo / "data", seeds=(0, 1), out=tmp_path / "bundle", on_step=steps.append)
+    assert 0 < len(steps) < num_killed  # of seed 1 alone: its epoch, whose end the first run never saw
+    assert len({step.num_requests for step in steps}) == len(steps)
+    assert [path.name for path in of_seed_0.iterdir()] == ["notes.txt"]
+    assert not (tmp_path / ".bundle.checkpoints-1").exists()
 
 
 def test_simulate_refuses_a_folder_that_holds_a_log(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,14 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
+import pyarrow.parquet as pq
 from rich.table import Table
 
 from rankwell.app.report import ModelResult, ReportData, write_report
 from rankwell.evaluation.intervals import MeanAndSd, mean_and_sd
 from rankwell.serving.bundle import Bundle, write_bundle
+from rankwell.simulation.recipe import true_clicks
+from rankwell.simulation.truth import read_truth
+from rankwell.training.checkpoint import Checkpoints
 from rankwell.training.loop import StepReport
 from rankwell.training.recipe import Recipe
-from rankwell.training.trained import Judgement, Trained, judge, train
+from rankwell.training.trained import Judgement, Trained, TrueProbabilities, judge, train
 
 __all__ = ["EvaluatedRun", "bundle_of", "evaluate_run", "report_run", "train_runs"]
 
@@ -41,16 +45,22 @@ def train_runs(
     out: Path,
     on_step: Callable[[StepReport], None] | None = None,
 ) -> EvaluatedRun:
-    """Train and judge the recipe once a seed; write the bundle of the first seed."""
+    """Train and judge the recipe once a seed; write the bundle of the first seed.
+
+    Checkpoints stand beside `out` until the last seed is done: a run that was killed trains no seed twice. Where `data`
+    holds the truth of a simulated log, models are held against it, too.
+    """
+    truth = _truth_beside(recipe, data)
+    checkpoints = {seed: out.parent / f".{out.name}.checkpoints-{seed}" for seed in seeds}
     judgements = []
     for seed in seeds:
-        checkpoints = out.parent / f".{out.name}.checkpoints-{seed}"
-        trained = train(recipe, data, seed=seed, checkpoints=checkpoints, on_step=on_step)
-        judgement = judge(recipe, trained.model, trained.calibrators, data)
+        trained = train(recipe, data, seed=seed, checkpoints=checkpoints[seed], on_step=on_step)
+        judgement = judge(recipe, trained.model, trained.calibrators, data, truth=truth)
         if seed == seeds[0]:
             write_bundle(bundle_of(trained, recipe, judgement), out)
-        _remove_checkpoints(checkpoints)
         judgements.append(judgement)
+    for folder in checkpoints.values():
+        Checkpoints(folder, {}).clear()
     numbers: dict[str, float] = {}
     for stage, evaluations in _stages(judgements).items():
         for name in evaluations[0]:
@@ -89,7 +99,20 @@ def report_run(bundle: Bundle, recipe: Recipe, data: Path, out: Path) -> Path:
 def _judged(bundle: Bundle, recipe: Recipe, data: Path) -> Judgement:
     # the bundle was trained with its own label smoothing, whatever the recipe says by now
     served = replace(recipe, label_smoothing=bundle.label_smoothing)
-    return judge(served, bundle.model, bundle.calibrators, data)
+    return judge(served, bundle.model, bundle.calibrators, data, truth=_truth_beside(recipe, data))
+
+
+def _truth_beside(recipe: Recipe, data: Path) -> TrueProbabilities | None:
+    """The true clicks that `simulate` wrote into `data`; None where there are none.
+
+    What else is called truth is left alone, told by its columns; a truth of another log raises where it is looked up.
+    """
+    parts = sorted((data / "truth").glob("part-*.parquet"))
+    if not parts or recipe.schema.actions[0].name != "click":
+        return None
+    if not {"request_id", "p_click", "p_click_examined"} <= set(pq.read_schema(parts[0]).names):
+        return None
+    return true_clicks(read_truth(data))
 
 
 def bundle_of(trained: Trained, recipe: Recipe, judgement: Judgement) -> Bundle:
@@ -122,6 +145,9 @@ def _summary(recipe: Recipe, judgements: Sequence[Judgement]) -> Table:
     for stage, evaluations in _stages(judgements).items():
         summaries = [_over_seeds([numbers[name] for numbers in evaluations]) for name in _SHOWN]
         table.add_row(f"rankwell, {stage}", *map(_mean_and_sd_shown, summaries))
+    bayes = [judgement.calibrated.truth.bayes_log_loss for judgement in judgements if judgement.calibrated.truth]
+    if bayes:
+        table.add_row("the truth (Bayes)", "", _mean_and_sd_shown(_over_seeds(bayes)), "", "", "")
     null = _over_seeds([judgement.calibrated.ece_null.mean for judgement in judgements])
     table.add_row("a true model's ECE, by chance", "", "", "0", f"{null.mean:.4f}", "")
     return table
@@ -144,9 +170,3 @@ def _mean_and_sd_shown(summary: MeanAndSd) -> str:
 
 def _title(recipe: Recipe, seed: int) -> str:
     return f"{recipe.name}, test, calibrated, seed {seed}"
-
-
-def _remove_checkpoints(folder: Path) -> None:
-    for path in folder.glob("step-*.safetensors"):
-        path.unlink()
-    folder.rmdir()
