@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from scipy.special import entr
 
 from rankwell.errors import LogError
 from rankwell.simulation.marketplace import Chunk
@@ -24,7 +23,7 @@ from rankwell.simulation.population import Ints
 from rankwell.simulation.preference import CLICK_PARTS
 from rankwell.simulation.settings import ACTIONS
 
-__all__ = ["Truth", "bayes_log_loss", "read_truth", "truth_of", "truth_table"]
+__all__ = ["Truth", "read_truth", "truth_of", "truth_table"]
 
 Doubles = NDArray[np.float64]
 
@@ -124,23 +123,6 @@ def truth_table(chunk: Chunk) -> pa.Table:
     lists |= {f"part_{part}": values for part, values in responses.parts.items()}
     columns |= {name: pa.ListArray.from_arrays(offsets, pa.array(values)) for name, values in lists.items()}
     return pa.table(columns)
-
-
-def bayes_log_loss(probabilities_C: Doubles) -> float:
-    """The least expected log loss of anyone who knows the truth: mean(-p ln p - (1 - p) ln(1 - p)).
-
-    Args:
-        probabilities_C: True probabilities.
-
-    Returns:
-        Nats; NaN for no candidates.
-
-    >>> round(bayes_log_loss(np.array([0.5, 1.0])), 4)
-    0.3466
-    """
-    if len(probabilities_C) == 0:
-        return float("nan")
-    return float((entr(probabilities_C) + entr(1 - probabilities_C)).mean())
 
 
 def _values(table: pa.Table, column: str) -> Doubles:

@@ -9,7 +9,6 @@ Letters: C candidates · S segment columns.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,12 +25,9 @@ from rankwell.evaluation.intervals import mean_and_sd, paired_interval
 from rankwell.evaluation.report import Evaluation, evaluate
 from rankwell.schema import PiecewiseLinear, Standardise
 from rankwell.schema.transforms import Transform
-from rankwell.simulation.recipe import LOGISTIC, marketplace_recipe, true_clicks
+from rankwell.simulation.recipe import LOGISTIC, marketplace_recipe
 from rankwell.simulation.schema import EXPERIENCE_BAND_EDGES, marketplace_schema
-from rankwell.simulation.settings import MarketplaceSettings
-from rankwell.simulation.simulate import simulate
-from rankwell.simulation.truth import read_truth
-from rankwell.studies.study import StudyResult
+from rankwell.studies.study import StudyResult, simulated
 from rankwell.training.predictions import Predictions, predict
 from rankwell.training.recipe import FitCalibrator, Recipe
 from rankwell.training.trained import TrueProbabilities, train
@@ -70,13 +66,11 @@ def study_segment_repair(
     """
     found: dict[str, list[Evaluation]] = {variant.name: [] for variant in _VARIANTS}
     for seed in seeds:
-        with tempfile.TemporaryDirectory() as folder:
-            paths = simulate(MarketplaceSettings(), seed, num_requests=num_requests, directory=folder)
-            truth = true_clicks(read_truth(paths.truth))
+        with simulated(seed, num_requests) as (data, truth):
             for transform in (_LINEAR.transform, _MENDED.transform):
                 say(f"seed {seed}: {transform.kind}")
                 recipe = marketplace_recipe(LOGISTIC, schema=marketplace_schema(experience=transform))
-                held_out, tested = _predictions(recipe, Path(folder), seed)
+                held_out, tested = _predictions(recipe, data, seed)
                 for variant in _VARIANTS:
                     if variant.transform == transform:
                         found[variant.name].append(_evaluated(variant, held_out, tested, truth))

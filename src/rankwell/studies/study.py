@@ -1,14 +1,23 @@
-"""What every study gives back: a title, a table of numbers, and what they say."""
+"""What studies share: a marketplace a seed to begin with; tables, numbers and a finding to end with."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 from rich.table import Table
 
-__all__ = ["StudyResult"]
+from rankwell.simulation.recipe import true_clicks
+from rankwell.simulation.settings import MarketplaceSettings
+from rankwell.simulation.simulate import simulate
+from rankwell.simulation.truth import read_truth
+from rankwell.training.trained import TrueProbabilities
+
+__all__ = ["StudyResult", "simulated"]
 
 
 @final
@@ -27,3 +36,16 @@ class StudyResult:
     tables: tuple[Table, ...]
     finding: str
     numbers: Mapping[str, float]
+
+
+@contextmanager
+def simulated(seed: int, num_requests: int) -> Iterator[tuple[Path, TrueProbabilities]]:
+    """A fresh marketplace's log in a folder that goes away, and its true clicks.
+
+    >>> with simulated(seed=1, num_requests=50) as (data, _):
+    ...     sorted(path.name for path in data.iterdir() if path.is_dir())
+    ['log', 'truth']
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        paths = simulate(MarketplaceSettings(), seed, num_requests=num_requests, directory=folder)
+        yield Path(folder), true_clicks(read_truth(paths.truth))

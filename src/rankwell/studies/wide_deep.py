@@ -6,20 +6,15 @@ not of one log. Source of the design: Cheng et al. 2016, "Wide & Deep Learning f
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from rich.table import Table
 
 from rankwell.evaluation.intervals import mean_and_sd, paired_interval
 from rankwell.evaluation.report import Evaluation
-from rankwell.simulation.recipe import DEEP, KINDS, LOGISTIC, WIDE_DEEP, marketplace_recipe, true_clicks
-from rankwell.simulation.settings import MarketplaceSettings
-from rankwell.simulation.simulate import simulate
-from rankwell.simulation.truth import read_truth
-from rankwell.studies.study import StudyResult
+from rankwell.simulation.recipe import DEEP, KINDS, LOGISTIC, WIDE_DEEP, marketplace_recipe
+from rankwell.studies.study import StudyResult, simulated
 from rankwell.training.trained import judge, train
 
 __all__ = ["study_wide_deep"]
@@ -40,14 +35,12 @@ def study_wide_deep(
     """
     found: dict[str, list[Evaluation]] = {kind.name: [] for kind in KINDS}
     for seed in seeds:
-        with tempfile.TemporaryDirectory() as folder:
-            paths = simulate(MarketplaceSettings(), seed, num_requests=num_requests, directory=folder)
-            truth = true_clicks(read_truth(paths.truth))
+        with simulated(seed, num_requests) as (data, truth):
             for kind in KINDS:
                 say(f"seed {seed}: {kind.name}")
                 recipe = marketplace_recipe(kind)
-                trained = train(recipe, Path(folder), seed=seed)
-                judged = judge(recipe, trained.model, trained.calibrators, Path(folder), truth=truth)
+                trained = train(recipe, data, seed=seed)
+                judged = judge(recipe, trained.model, trained.calibrators, data, truth=truth)
                 found[kind.name].append(judged.calibrated)
     return _result(found, len(seeds))
 
