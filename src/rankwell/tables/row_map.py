@@ -194,17 +194,14 @@ def _collect(  # pragma: no cover - compiled
     slots_U: NDArray[np.int64],
     index_n: NDArray[np.int64],
 ) -> int:
-    # scratch is an open-addressing set of places in slots_U; it is handed back empty
-    mask = np.uint64(len(scratch) - 1)
-    num_unique = 0
-    bad = -1
+    # Two loops: the first finds each id's slot and counts the sighting, short enough to have many cache misses under
+    # way at once; the second finds the distinct slots. index_n holds the slots in between.
     for f in range(len(tables_F)):
         t = tables_F[f]
         base = base_T[t]
         for i in range(bounds_F[f], bounds_F[f + 1]):
             if ids_n[i] < MISSING_ID:
-                bad = i
-                break
+                return -1 - i
             slot = _own_slot(ids_n[i], base, size_T[t], hashed_T[t], salt_T[t])
             if slot > base + _MISSING:
                 if drop_below > np.uint64(0) and mix64(draw_key ^ mix64(np.uint64(i))) < drop_below:
@@ -214,19 +211,23 @@ def _collect(  # pragma: no cover - compiled
                         sightings[slot] += np.uint8(1)
                     if sightings[slot] < admission:
                         slot = base + _DEFAULT
-            place = mix64(np.uint64(slot)) & mask
-            while scratch[place] >= 0 and slots_U[scratch[place]] != slot:
-                place = (place + np.uint64(1)) & mask
-            if scratch[place] < 0:
-                scratch[place] = num_unique
-                slots_U[num_unique] = slot
-                num_unique += 1
-            index_n[i] = scratch[place]
-        if bad >= 0:
-            break
+            index_n[i] = slot
+    # scratch is an open-addressing set of places in slots_U; it is handed back empty
+    mask = np.uint64(len(scratch) - 1)
+    num_unique = 0
+    for i in range(len(ids_n)):
+        slot = index_n[i]
+        place = mix64(np.uint64(slot)) & mask
+        while scratch[place] >= 0 and slots_U[scratch[place]] != slot:
+            place = (place + np.uint64(1)) & mask
+        if scratch[place] < 0:
+            scratch[place] = num_unique
+            slots_U[num_unique] = slot
+            num_unique += 1
+        index_n[i] = scratch[place]
     for u in range(num_unique - 1, -1, -1):  # last in, first out: what a probe went past is still there
         place = mix64(np.uint64(slots_U[u])) & mask
         while scratch[place] != u:
             place = (place + np.uint64(1)) & mask
         scratch[place] = _EMPTY
-    return num_unique if bad < 0 else -1 - bad
+    return num_unique
