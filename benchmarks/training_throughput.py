@@ -196,7 +196,7 @@ def main() -> None:
     """Measure the four cells and print them."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--json", type=Path, help="write the numbers to this file")
-    arguments.add_argument("--rows", type=int, default=200_000, help="rows of the log at batch 4096; a quarter at 256")
+    arguments.add_argument("--rows", type=int, default=200_000, help="rows of the log at batch 4096; half at 256")
     arguments.add_argument("--repeats", type=int, default=5, help="of which the median is printed")
     given = arguments.parse_args()
     torch.set_num_threads(1)
@@ -210,7 +210,7 @@ def main() -> None:
     }
     for repeat in range(given.repeats):  # cells and contenders take turns, so that a noisy minute hits all of them
         for num_ids, batch in cells:
-            num_rows = given.rows if batch == 4096 else given.rows // 4
+            num_rows = given.rows if batch == 4096 else given.rows // 2
             ids, labels = log_of(num_rows, num_ids, seed=repeat)
             for name, make in CONTENDERS.items():
                 taken[num_ids, batch][name].append(hand_written_us(make, num_ids, ids, labels, batch))
