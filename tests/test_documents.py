@@ -154,3 +154,8 @@ def test_the_layers_are_those_that_are_checked() -> None:
     (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
     ((_, drawn),) = blocks("ARCHITECTURE.md", "layers")
     assert drawn.split("\n")[:-1] == layers
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_nothing_is_left_to_be_filled_in(document: str) -> None:
+    assert _COMMENT.findall(text_of(document)) == []
