@@ -15,7 +15,8 @@ import pyarrow as pa
 from pyarrow import types as kinds
 
 from rankwell.errors import SchemaError
-from rankwell.schema.columns import Action, Bag, Categorical, Numeric, Place, Vector
+from rankwell.schema.actions import Action
+from rankwell.schema.columns import Bag, Categorical, Numeric, Place, Vector
 from rankwell.schema.schema import Schema
 
 __all__ = ["FORMAT_VERSION", "Layout", "LogColumn", "LogLayout", "Role", "Side"]

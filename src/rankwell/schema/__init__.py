@@ -1,11 +1,10 @@
 """What each column means, declared once."""
 
+from rankwell.schema.actions import Action, Exposure
 from rankwell.schema.columns import (
-    Action,
     Bag,
     Categorical,
     Cross,
-    Exposure,
     Numeric,
     Place,
     Sequence,

@@ -8,12 +8,11 @@ from typing import Annotated, Self, final
 from pydantic import Field, ValidationError, model_validator
 
 from rankwell.errors import SchemaError
+from rankwell.schema.actions import Action, Exposure
 from rankwell.schema.columns import (
-    Action,
     Bag,
     Categorical,
     Cross,
-    Exposure,
     Feature,
     Name,
     Numeric,

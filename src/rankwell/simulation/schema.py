@@ -6,7 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from rankwell.schema.columns import Action, Categorical, Cross, Exposure, Numeric, Place, Sequence, TableSpec
+from rankwell.schema.actions import Action, Exposure
+from rankwell.schema.columns import Categorical, Cross, Numeric, Place, Sequence, TableSpec
 from rankwell.schema.schema import Schema
 from rankwell.schema.transforms import Log, Quantiles, Transform
 from rankwell.simulation.population import Floats, Ints
