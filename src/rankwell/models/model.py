@@ -51,6 +51,8 @@ class Model(nn.Module, abc.ABC):
     settings: ModelSettings
     tables: Mapping[str, Table]
     """By the name of the part they serve, such as "wide" and "deep"; parts that read no ids have none."""
+    linear_parts: frozenset[str] = frozenset()
+    """The parts among `tables` whose rows are weights of a linear model: they add to the logits as they stand."""
 
     def __init__(
         self, schema: Schema, statistics: NumericStatistics, settings: ModelSettings | None = None, *, seed: int

@@ -214,6 +214,7 @@ class Logistic(Model):
         self.wide = WidePart(schema, statistics, settings, seed)
         self.bias = nn.Parameter(torch.zeros(len(schema.actions)))
         self.tables = self.wide.tables
+        self.linear_parts = frozenset(self.wide.tables)
 
     def encode(self, features: Features) -> Encoded:
         """One column an action: the sum of the weights."""
@@ -282,6 +283,7 @@ class WideDeep(Model):
             self.deep = DeepPart(schema, statistics, settings.deep, seed)
             self.last = nn.Linear(self.deep.width, len(schema.actions))
         self.tables = {**self.wide.tables, **self.deep.tables}
+        self.linear_parts = frozenset(self.wide.tables)
 
     def encode(self, features: Features) -> Encoded:
         """The last hidden layer, then the wide part's sum for each action."""
