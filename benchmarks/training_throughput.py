@@ -32,9 +32,10 @@ from rankwell.data.statistics import NumericStatistics
 from rankwell.models.wide_deep import Deep, DeepSettings
 from rankwell.schema import Action, Categorical, Schema
 from rankwell.tables.row_optimizers import RowWiseAdaGrad
+from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.loop import LoopSettings, StepReport, fit
 from rankwell.training.objectives import PointwiseObjective
-from rankwell.training.optimizers import DenseAdamW, OptimizerPlan
+from rankwell.training.optimizers import OptimizerPlan
 
 NUM_FIELDS, WIDTH, HIDDEN = 10, 10, (256, 128)
 OURS = "rankwell"

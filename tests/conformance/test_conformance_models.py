@@ -22,8 +22,9 @@ from rankwell.losses.pointwise import binary_cross_entropy
 from rankwell.models.model import Model
 from rankwell.models.wide_deep import Deep, Logistic, WideDeep
 from rankwell.tables.table import IdColumn, Table
+from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.objectives import PointwiseObjective
-from rankwell.training.optimizers import DenseAdamW, OptimizerPlan
+from rankwell.training.optimizers import OptimizerPlan
 from rankwell.types import MISSING_ID, Batch, Column, Events, Ragged
 
 

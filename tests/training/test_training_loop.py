@@ -39,10 +39,11 @@ from rankwell.models.model import Model, ModelSettings
 from rankwell.models.wide_deep import Logistic, LogisticSettings
 from rankwell.schema import Schema
 from rankwell.tables.row_optimizers import RowWiseAdaGrad
+from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.history import TrainingHistory
 from rankwell.training.loop import LoopSettings, StepReport, fit
 from rankwell.training.objectives import Objective, PointwiseObjective
-from rankwell.training.optimizers import DenseAdamW, OptimizerPlan
+from rankwell.training.optimizers import OptimizerPlan
 from rankwell.training.predictions import predict, predict_action
 from rankwell.types import Batch, Encoded, Features
 
@@ -356,7 +357,7 @@ def test_a_step_is_one_of_the_mean_loss(jobs: RequestLog, jobs_tune: RequestLog)
     model = logistic(jobs)
     fitted(
         model, shuffled(jobs, 400), in_order(jobs_tune), LoopSettings(max_epochs=1),
-        plan=OptimizerPlan(default_rows=RowWiseAdaGrad(learning_rate=0.1)),
+        plan=OptimizerPlan(linear_rows=RowWiseAdaGrad(learning_rate=0.1)),
     )  # fmt: skip
     table, _ = jobs_table(400, 1)
     job_C, click_C = table["job"].to_numpy(), table["click"].to_numpy()
@@ -388,7 +389,7 @@ def test_a_logistic_truth_is_learned() -> None:
     train, tune = jobs_log(6000, 11), jobs_log(2000, 12)
     model = logistic(train)
     fitted(model, shuffled(train, 64), in_order(tune), LoopSettings(max_epochs=4, anneal_to=0.1), plan=OptimizerPlan(
-        dense=DenseAdamW(learning_rate=0.02), default_rows=RowWiseAdaGrad(learning_rate=0.3)))  # fmt: skip
+        dense=DenseAdamW(learning_rate=0.02), linear_rows=RowWiseAdaGrad(learning_rate=0.3)))  # fmt: skip
     table, true_C = jobs_table(20_000, 13)
     predictions = predict(model, (batch for _, batch in in_order(log_from_table(table, JOBS)).epoch(0)))
     said_C = torch.sigmoid(predictions.logits_CA[:, 0].double()).numpy()

@@ -1,4 +1,4 @@
-"""Optimizers: who is moved by what, how fast, and that their state survives.
+"""The plan: who is moved by what, how fast, how that is told, and that it survives.
 
 Letters: C candidates, flat.
 """
@@ -10,93 +10,249 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
-from training_example import JOBS, PLAN, drawing_model, everything, in_order, jobs_log, logistic, same
+from training_example import JOBS, PLAN, Shifted, drawing_model, everything, in_order, jobs_log, logistic, same
 
-from rankwell.errors import RecipeError, TrainingError
+from rankwell.errors import RecipeError
 from rankwell.models.model import Model
 from rankwell.tables.row_optimizers import AdaGrad, RowWiseAdaGrad
-from rankwell.training.objectives import PointwiseObjective
-from rankwell.training.optimizers import DenseAdamW, OptimizerPlan, Optimizers
+from rankwell.training.dense_optimizers import DenseAdaGrad, DenseAdamW, DenseSgd
+from rankwell.training.objectives import Objective, PointwiseObjective
+from rankwell.training.optimizers import OptimizerPlan, Optimizers
 from rankwell.types import Batch
 
 LOG = jobs_log(60, 1)
+GROUPED = OptimizerPlan(
+    dense=DenseAdamW(learning_rate=0.02), dense_groups={"deep": DenseSgd(learning_rate=0.1),
+                                                        "deep.layers.0": DenseAdaGrad(learning_rate=0.3)}
+)  # fmt: skip
 
 
 def batch() -> Batch:
     return next(batch for _, batch in in_order(LOG).epoch(0))
 
 
-def step(model: Model, optimizers: Optimizers) -> None:
+def step(model: Model, optimizers: Optimizers, objective: Objective | None = None) -> None:
     torch.manual_seed(int(optimizers.learning_rate * 1e6))  # dropout
     model.train()
-    objective, given = PointwiseObjective(JOBS), batch()
+    objective, given = objective or PointwiseObjective(JOBS), batch()
     encoded = model.encode(given.features)
     loss, count = objective(encoded, model.head(encoded), given)
     (loss / count).backward()
     optimizers.step()
 
 
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
 def test_a_plan_for_a_table_that_is_not_there() -> None:
-    plan = OptimizerPlan(rows={"deep": RowWiseAdaGrad(), "broad": AdaGrad()})
+    rows = OptimizerPlan(rows={"deep": RowWiseAdaGrad(), "broad": AdaGrad()})
     with pytest.raises(
         RecipeError, match=r"tables that the model hasn't; found: \['broad', 'deep'\]; allowed: \['wide'\]"
     ):
-        plan.start(logistic(LOG), PointwiseObjective(JOBS))
+        rows.start(logistic(LOG), PointwiseObjective(JOBS))
+    with pytest.raises(RecipeError, match=r"tables that the model hasn't; found: \['broad'\]"):
+        OptimizerPlan(clip_rows={"broad": 1.0}).describe(logistic(LOG), PointwiseObjective(JOBS))
 
 
-def test_tables_get_the_rule_of_their_name_or_the_default() -> None:
+def test_tables_get_the_rule_of_their_name_or_that_of_their_kind() -> None:
+    linear, other, named = (RowWiseAdaGrad(learning_rate=rate) for rate in (0.1, 0.2, 0.3))
+    for rows, expected in (
+        ({}, {"wide": linear, "deep": other}),
+        ({"deep": named}, {"wide": linear, "deep": named}),
+        ({"wide": named}, {"wide": named, "deep": other}),
+    ):
+        model = drawing_model(LOG)
+        plan = OptimizerPlan(rows=rows, linear_rows=linear, default_rows=other)
+        plan.start(model, PointwiseObjective(JOBS))
+        assert {part: table.rule for part, table in model.tables.items()} == expected
+
+
+# --- groups of dense parameters --------------------------------------------------------------------------------------
+
+
+def test_each_parameter_moves_by_the_longest_prefix_that_fits() -> None:
+    """One step of a model whose groups have rules that are told apart by how far they move."""
     model = drawing_model(LOG)
-    plan = OptimizerPlan(rows={"deep": AdaGrad(learning_rate=0.3)}, default_rows=RowWiseAdaGrad(learning_rate=0.7))
-    plan.start(model, PointwiseObjective(JOBS))
-    assert model.tables["deep"].rule == AdaGrad(learning_rate=0.3)
-    assert model.tables["wide"].rule == RowWiseAdaGrad(learning_rate=0.7)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizers = GROUPED.start(model, PointwiseObjective(JOBS))
+    model.train()
+    grads: dict[str, Tensor] = {}
+    model(batch().features).sum().backward()
+    for name, parameter in model.named_parameters():
+        grads[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+    optimizers.step()
+    seen = set()
+    for name, parameter in model.named_parameters():
+        grad, moved = grads[name], parameter.detach() - before[name]
+        if name.startswith("deep.layers.0."):
+            expected, group = -0.3 * grad.sign(), "adagrad"  # the first step of AdaGrad is η in every coordinate
+        elif name.startswith("deep."):
+            expected, group = -0.1 * grad, "sgd"
+        else:
+            expected, group = -0.02 * grad.sign(), "adamw"  # and so is Adam's
+        large = (grad.abs() > 1e-4) | (grad == 0)
+        torch.testing.assert_close(moved[large], expected[large], rtol=2e-3, atol=1e-6)
+        seen |= {group} if large.any() and grad.any() else set()
+    assert seen == {"adagrad", "sgd", "adamw"}
 
 
-def test_dense_steps_are_those_of_adamw_and_only_matrices_decay() -> None:
-    """Against the formula of the paper, element by element, in float64."""
-    torch.manual_seed(0)
-    layer = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).double()
-    dense = DenseAdamW(learning_rate=0.1, betas=(0.8, 0.95), epsilon=1e-6, decay=0.5).build(layer)
-    expected = {name: p.detach().clone() for name, p in layer.named_parameters()}
-    mean = {name: torch.zeros_like(p) for name, p in expected.items()}
-    square = {name: torch.zeros_like(p) for name, p in expected.items()}
-    for t in range(1, 4):
-        dense.zero_grad()
-        layer(torch.arange(12.0, dtype=torch.float64).view(4, 3).sin() * t).pow(3).sum().backward()
-        for name, parameter in layer.named_parameters():
-            grad = parameter.grad
-            assert grad is not None
-            mean[name] = 0.8 * mean[name] + 0.2 * grad
-            square[name] = 0.95 * square[name] + 0.05 * grad**2
-            if name == "0.weight":
-                expected[name] = expected[name] * (1 - 0.1 * 0.5)
-            step_size = (mean[name] / (1 - 0.8**t)) / ((square[name] / (1 - 0.95**t)).sqrt() + 1e-6)
-            expected[name] = expected[name] - 0.1 * step_size
-        dense.step()
-    for name, parameter in layer.named_parameters():
-        torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-9, atol=1e-12)
+def test_a_prefix_ends_at_a_dot() -> None:
+    """``deep.layers.1`` is not the beginning of ``deep.layers.10``."""
+    model = drawing_model(LOG)
+    lines = OptimizerPlan(dense_groups={"deep.layers.1": DenseSgd()}).describe(model, PointwiseObjective(JOBS))
+    (line,) = [line for line in lines if line.name == "deep.layers.1"]
+    norm = dict(model.named_modules())["deep.layers.1"]
+    assert line.count == sum(p.numel() for p in norm.parameters()) > 0
+
+
+@pytest.mark.parametrize("prefix", ["deep.layer", "wide.lookups", "deep.layers.0.weight.", "objective"])
+def test_a_group_without_parameters_is_refused(prefix: str) -> None:
+    plan = OptimizerPlan(dense_groups={prefix: DenseSgd()})
+    with pytest.raises(RecipeError, match=r"hold no parameter of the model; found: \['.*'\]; allowed: \['wide.request"):
+        plan.start(drawing_model(LOG), PointwiseObjective(JOBS))
+
+
+def test_a_group_whose_parameters_are_all_in_longer_ones_is_refused() -> None:
+    plan = OptimizerPlan(dense_groups={"last": DenseSgd(), "last.weight": DenseSgd(), "last.bias": DenseSgd()})
+    with pytest.raises(RecipeError, match=r"found: \['last'\]"):
+        plan.start(drawing_model(LOG), PointwiseObjective(JOBS))
+
+
+def test_the_objectives_own_parameters_are_a_group_by_their_name() -> None:
+    model, objective = logistic(LOG), Shifted()
+    optimizers = OptimizerPlan(dense_groups={"objective.shift": DenseSgd(learning_rate=1e-30)}).start(model, objective)
+    step(model, optimizers, objective)
+    assert abs(objective.shift.item()) < 1e-29
+    assert model.bias.item() != 0
 
 
 def test_a_parameter_of_model_and_objective_is_moved_once() -> None:
-    layer = nn.Linear(2, 1)
-    both = DenseAdamW(learning_rate=0.1).build(layer, nn.Sequential(layer, nn.Linear(1, 1)))
-    assert sum(len(group["params"]) for group in both.param_groups) == 4
+    model = logistic(LOG)
+    objective = Shifted()
+    objective.shift = model.bias
+    (*_, rest) = OptimizerPlan().describe(model, objective)
+    assert rest.count == sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("module", [nn.ReLU(), nn.BatchNorm1d(3), nn.Bilinear(2, 2, 1, bias=False)])
-@pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_modules_without_matrices_vectors_or_anything(module: nn.Module, decay: float) -> None:
-    optimizer = DenseAdamW(decay=decay).build(module)
-    assert isinstance(optimizer, AdamW)
-    optimizer.step()
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(module.parameters()))
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"warm_up_steps": -1}, "warm_up_steps of the plan is out of range; found: -1"),
+        ({"clip_norm": 0.0}, r"clips to norms that are out of range; found: {'clip_norm': 0.0}"),
+        ({"clip_rows": {"wide": math.nan}}, r"out of range; found: {'wide': nan}"),
+        ({"clip_dense": {"last": math.inf}}, r"out of range; found: {'last': inf}"),
+        ({"clip_dense": {"last": 1.0}}, r"clips groups that it hasn't; found: \['last'\]; allowed: \[\]"),
+        ({"dense_groups": {"": DenseSgd()}}, "a group of the plan has no prefix"),
+    ],
+)
+def test_plans_out_of_range_are_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        OptimizerPlan(**wrong)  # type: ignore[arg-type]
 
 
-def test_state_goes_on_bit_equal() -> None:
+# --- what is told at the start ---------------------------------------------------------------------------------------
+
+
+def test_each_line_counts_what_is_there() -> None:
+    plan = OptimizerPlan(
+        dense=DenseAdamW(), dense_groups={"last": DenseSgd(momentum=0.0)}, rows={"deep": AdaGrad(learning_rate=0.3)},
+        linear_rows=RowWiseAdaGrad(learning_rate=0.7), clip_rows={"wide": 2.0}, clip_dense={"last": 3.0},
+    )  # fmt: skip
+    model = drawing_model(LOG)
+    lines = plan.describe(model, PointwiseObjective(JOBS))
+    assert [(line.kind, line.name, line.clip_norm) for line in lines] == [
+        ("rows", "wide", 2.0), ("rows", "deep", None), ("dense", "last", 3.0), ("dense", "", None)
+    ]  # fmt: skip
+    wide, deep, last, rest = lines
+    assert (wide.rule, deep.rule, last.rule, rest.rule) == (
+        plan.linear_rows, plan.rows["deep"], plan.dense_groups["last"], plan.dense
+    )  # fmt: skip
+    # 8 jobs, the default row and the missing one; a row of the wide part is one weight and one sum of squares
+    assert (wide.count, wide.width, wide.value_bytes, wide.state_bytes) == (10, 1, 40, 40)
+    assert (deep.count, deep.width, deep.value_bytes, deep.state_bytes) == (10, 4, 160, 160)
+    assert (last.count, last.width, last.value_bytes, last.state_bytes) == (8 + 1, 1, 36, 0)
+    num_parameters = sum(p.numel() for p in model.parameters())
+    assert (rest.count, rest.state_bytes) == (num_parameters - 9, 2 * 4 * (num_parameters - 9))
+
+
+def test_a_model_whose_every_parameter_has_a_group_has_no_rest() -> None:
+    model = logistic(LOG)
+    plan = OptimizerPlan(dense_groups={"wide": DenseSgd(), "bias": DenseSgd()})
+    assert [line.name for line in plan.describe(model, PointwiseObjective(JOBS))] == ["wide", "wide", "bias"]
+    step(model, plan.start(model, PointwiseObjective(JOBS)))
+    assert model.bias.item() != 0
+
+
+def test_settings_tell_plans_apart_but_not_the_order_of_names() -> None:
+    one, other = DenseSgd(), DenseSgd(l2=0.1)
+    plans = [OptimizerPlan(dense_groups=groups) for groups in ({"a": one, "b": other}, {"b": other, "a": one})]
+    assert str(plans[0].settings()) == str(plans[1].settings())
+    assert str(plans[0].settings()) != str(OptimizerPlan(dense_groups={"a": other, "b": one}).settings())
+    assert set(plans[0].settings()) == {
+        "dense", "dense_groups", "rows", "linear_rows", "default_rows", "warm_up_steps", "clip_norm", "clip_rows",
+        "clip_dense",
+    }  # fmt: skip
+
+
+# --- rates -----------------------------------------------------------------------------------------------------------
+
+
+def rates(model: Model, optimizers: Optimizers) -> list[float]:
+    return [optimizers.learning_rate, *(model.tables[part].learning_rate for part in ("deep", "wide"))]
+
+
+def rated(warm_up_steps: int = 0) -> OptimizerPlan:
+    """Rates that are exact in binary."""
+    return OptimizerPlan(
+        dense=DenseAdamW(learning_rate=0.25), rows={"deep": AdaGrad(learning_rate=0.5)},
+        linear_rows=RowWiseAdaGrad(learning_rate=1.0), warm_up_steps=warm_up_steps,
+    )  # fmt: skip
+
+
+def test_rates_are_shares_of_the_plans() -> None:
+    model = drawing_model(LOG)
+    optimizers = rated().start(model, PointwiseObjective(JOBS))
+    for factor in (0.5, 0.25, 1.0):  # of the plan's, not of what was in force
+        optimizers.set_rate(factor)
+        assert rates(model, optimizers) == [0.25 * factor, 0.5 * factor, 1.0 * factor]
+
+
+def test_rates_warm_up_linearly_and_multiply_with_the_loops_factor() -> None:
+    model = drawing_model(LOG)
+    optimizers = rated(warm_up_steps=4).start(model, PointwiseObjective(JOBS))
+    for t, factor in enumerate((1.0, 1.0, 0.5, 0.5, 0.5, 1.0), 1):
+        if factor != 1 or t == 6:
+            optimizers.set_rate(factor)
+        share = min(1.0, t / 4) * factor
+        assert rates(model, optimizers) == [0.25 * share, 0.5 * share, 1.0 * share]
+        step(model, optimizers)
+
+
+def test_a_warm_up_moves_by_the_rate_of_its_step() -> None:
+    """Adam's first step is η long whatever the gradient; so is AdaGrad's."""
+    for warm_up_steps, share in ((0, 1.0), (1, 1.0), (8, 1 / 8)):
+        model = logistic(LOG)
+        plan = OptimizerPlan(dense=DenseAdamW(learning_rate=0.5), linear_rows=AdaGrad(learning_rate=0.25),
+                             warm_up_steps=warm_up_steps)  # fmt: skip
+        step(model, plan.start(model, PointwiseObjective(JOBS)))
+        assert abs(model.bias.item()) == pytest.approx(0.5 * share, rel=1e-4)
+        jobs = torch.unique(batch().features.candidates["job"])
+        rows = model.tables["wide"].rows[2 + jobs]
+        torch.testing.assert_close(rows.abs(), torch.full_like(rows, 0.25 * share), rtol=1e-4, atol=0)
+
+
+# --- state -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [PLAN, GROUPED, OptimizerPlan(dense=DenseSgd(momentum=0.0), warm_up_steps=3)],
+    ids=["one group", "groups", "warm-up"],
+)
+def test_state_goes_on_bit_equal(plan: OptimizerPlan) -> None:
     """Two steps, the state through files' tensors into a fresh model, two more: as four in a row."""
     through, begun, fresh = (drawing_model(LOG) for _ in range(3))
-    optimizers = {model: PLAN.start(model, PointwiseObjective(JOBS)) for model in (through, begun, fresh)}
+    optimizers = {model: plan.start(model, PointwiseObjective(JOBS)) for model in (through, begun, fresh)}
     for _ in range(4):
         step(through, optimizers[through])
     for _ in range(2):
@@ -124,27 +280,15 @@ def test_loaded_state_is_a_copy() -> None:
     assert same(before, first.state())
 
 
-def test_rates_are_shares_of_the_plans() -> None:
-    model = drawing_model(LOG)
-    plan = OptimizerPlan(
-        dense=DenseAdamW(learning_rate=0.2, decay=0.1), rows={"deep": AdaGrad(learning_rate=0.4)},
-        default_rows=RowWiseAdaGrad(learning_rate=0.8),
-    )  # fmt: skip
-    optimizers = plan.start(model, PointwiseObjective(JOBS))
-    for factor in (0.5, 0.25, 1.0):  # of the plan's, not of what was in force
-        optimizers.set_rate(factor)
-        rates = [optimizers.learning_rate, *(model.tables[part].learning_rate for part in ("deep", "wide"))]
-        assert rates == [0.2 * factor, 0.4 * factor, 0.8 * factor]
-
-
 def test_rates_survive_with_the_state() -> None:
-    one, other = logistic(LOG), logistic(LOG)
-    first, second = (PLAN.start(model, PointwiseObjective(JOBS)) for model in (one, other))
+    one, other = drawing_model(LOG), drawing_model(LOG)
+    first, second = (rated(warm_up_steps=8).start(model, PointwiseObjective(JOBS)) for model in (one, other))
     first.set_rate(0.5)
+    step(one, first)
     second.load_state(first.state())
-    assert second.learning_rate == first.learning_rate == 0.01
+    assert rates(one, first) == rates(other, second) == [0.25 / 8, 0.5 / 8, 1.0 / 8]  # half of 2 / 8
     second.set_rate(1.0)
-    assert second.learning_rate == 0.02
+    assert second.learning_rate == 0.25 * 2 / 8
 
 
 def test_abandoned_loans_and_gradients_move_nothing() -> None:
@@ -158,18 +302,7 @@ def test_abandoned_loans_and_gradients_move_nothing() -> None:
     assert torch.equal(model.tables["wide"].rows, rows)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"learning_rate": 0.0}, "dense learning_rate is out of range; found: 0.0"),
-        ({"learning_rate": math.nan}, "dense learning_rate"),
-        ({"learning_rate": math.inf}, "dense learning_rate"),
-        ({"decay": -1.0}, "dense decay is out of range; found: -1.0"),
-        ({"learning_rate": 0.5, "decay": 2.0}, "dense decay"),
-        ({"betas": (0.9, 1.0)}, "betas or epsilon"),
-        ({"epsilon": 0.0}, "betas or epsilon"),
-    ],
-)
-def test_settings_out_of_range_are_refused(wrong: dict[str, float], message: str) -> None:
-    with pytest.raises(TrainingError, match=message):
-        DenseAdamW(**wrong)  # type: ignore[arg-type]
+def test_modules_without_parameters() -> None:
+    """An objective without any, and a plan over a model's."""
+    model = logistic(LOG)
+    assert OptimizerPlan().describe(model, nn.Identity()) == OptimizerPlan().describe(model, PointwiseObjective(JOBS))

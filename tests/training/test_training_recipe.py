@@ -25,9 +25,10 @@ from rankwell.losses.pointwise import SmoothedBinaryCrossEntropy
 from rankwell.models.wide_deep import Logistic
 from rankwell.schema import Action, Schema
 from rankwell.tables.row_optimizers import RowWiseAdaGrad
+from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.loop import LoopSettings
 from rankwell.training.objectives import PointwiseObjective
-from rankwell.training.optimizers import DenseAdamW, OptimizerPlan
+from rankwell.training.optimizers import OptimizerPlan
 from rankwell.training.predictions import Predictions
 from rankwell.training.recipe import LogPart, Recipe, read_recipe
 from rankwell.training.trained import calibrate, judge, train
@@ -43,7 +44,7 @@ def recipe_of(schema: Schema = JOBS, parts: dict[Part, LogPart] | None = None, *
         schema=schema,
         parts=parts or dict.fromkeys(PARTS, log),
         build=lambda statistics, seed: Logistic(schema, statistics, seed=seed),
-        optimizers=OptimizerPlan(dense=DenseAdamW(learning_rate=0.02), default_rows=RowWiseAdaGrad(learning_rate=0.3)),
+        optimizers=OptimizerPlan(dense=DenseAdamW(learning_rate=0.02), linear_rows=RowWiseAdaGrad(learning_rate=0.3)),
         loop=LoopSettings(max_epochs=4, anneal_to=0.1),
         num_requests=64,
         calibrate=fit_platt,

@@ -42,10 +42,11 @@ from rankwell.errors import CheckpointError, RankwellWarning
 from rankwell.losses.pointwise import SmoothedBinaryCrossEntropy
 from rankwell.tables.row_optimizers import RowWiseAdaGrad
 from rankwell.training.checkpoint import Checkpoint, Checkpoints
+from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.history import TrainingHistory
 from rankwell.training.loop import StepReport, fit
 from rankwell.training.objectives import PointwiseObjective
-from rankwell.training.optimizers import DenseAdamW, OptimizerPlan
+from rankwell.training.optimizers import OptimizerPlan
 from rankwell.training.run_identity import run_identity
 
 TESTS = Path(__file__).parent.parent
@@ -222,7 +223,10 @@ def test_everything_that_matters_tells_runs_apart(jobs: RequestLog, tune: Reques
         "model": [drawing_model(jobs), logistic(jobs, seed=1), logistic(jobs_log(200, 5))],
         "objective": [PointwiseObjective(JOBS, shares=(0.5,)), PointwiseObjective(JOBS, SmoothedBinaryCrossEntropy())],
         "plan": [OptimizerPlan(), dataclasses.replace(PLAN, rows={"wide": RowWiseAdaGrad()}),
-                 dataclasses.replace(PLAN, dense=DenseAdamW(betas=(0.9, 0.99)))],
+                 dataclasses.replace(PLAN, dense=DenseAdamW(betas=(0.9, 0.99))),
+                 dataclasses.replace(PLAN, dense_groups={"bias": DenseAdamW()}),
+                 dataclasses.replace(PLAN, warm_up_steps=5), dataclasses.replace(PLAN, clip_norm=1.0),
+                 dataclasses.replace(PLAN, clip_rows={"wide": 1.0})],
         "settings": [dataclasses.asdict(dataclasses.replace(LOOP, max_epochs=7))],
         "train": [shuffled(jobs, 49), shuffled(jobs, 50, seed=1), shuffled(jobs_log(201, 1), 50), in_order(jobs, 50)],
         "tune": [in_order(jobs)],

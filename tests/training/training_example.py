@@ -29,10 +29,11 @@ from rankwell.models.wide_deep import (
 )
 from rankwell.schema import Action, Categorical, Numeric, Schema
 from rankwell.tables.row_optimizers import RowWiseAdaGrad
+from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.history import TrainingHistory
 from rankwell.training.loop import LoopSettings, StepReport, fit
 from rankwell.training.objectives import Objective, PointwiseObjective
-from rankwell.training.optimizers import DenseAdamW, OptimizerPlan
+from rankwell.training.optimizers import OptimizerPlan
 from rankwell.types import Batch, Encoded
 
 JOBS = Schema(
@@ -44,9 +45,8 @@ JOBS = Schema(
 )
 """One job and one number a row; each row is a request."""
 
-PLAN = OptimizerPlan(
-    dense=DenseAdamW(learning_rate=0.02, decay=0.01), default_rows=RowWiseAdaGrad(learning_rate=0.1, decay=0.02)
-)
+_ROWS = RowWiseAdaGrad(learning_rate=0.1, decay=0.02)
+PLAN = OptimizerPlan(dense=DenseAdamW(learning_rate=0.02, decay=0.01), linear_rows=_ROWS, default_rows=_ROWS)
 """Everything moves, and everything decays."""
 
 LOOP = LoopSettings(max_epochs=3, patience=3, checkpoint_every_steps=3)

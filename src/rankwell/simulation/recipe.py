@@ -16,8 +16,9 @@ from rankwell.schema import Schema
 from rankwell.simulation.schema import marketplace_schema
 from rankwell.simulation.truth import Truth
 from rankwell.tables.row_optimizers import AdaGrad, RowOptimizer, RowWiseAdaGrad
+from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.loop import LoopSettings
-from rankwell.training.optimizers import DenseAdamW, OptimizerPlan
+from rankwell.training.optimizers import OptimizerPlan
 from rankwell.training.predictions import Predictions
 from rankwell.training.recipe import LogPart, Recipe
 from rankwell.training.trained import TrueProbabilities

@@ -1,165 +1,309 @@
-"""Which optimizer moves what: a torch optimizer for dense parameters, a row rule for each table."""
+"""Which optimizer moves what: a row rule for each table, a torch optimizer for each group of dense parameters."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import final
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Final, Literal, final
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
 
 from rankwell.errors import RecipeError, TrainingError
 from rankwell.models.model import Model
 from rankwell.tables.row_optimizers import RowOptimizer, RowWiseAdaGrad
+from rankwell.training.dense_optimizers import DenseAdamW, DenseOptimizer
 
-__all__ = ["DenseAdamW", "OptimizerPlan", "Optimizers"]
+__all__ = ["OptimizerPlan", "Optimizers", "PlannedGroup"]
+
+_REST: Final = ""
+"""The prefix of every name: the group of parameters that no other group names."""
 
 
 @final
-@dataclass(frozen=True, kw_only=True)
-class DenseAdamW:
-    """Settings of torch's AdamW (fused) for dense parameters; only matrices decay, biases and norms don't.
+@dataclass(frozen=True, slots=True)
+class PlannedGroup:
+    """One line of a plan: a table, or a group of dense parameters, and what moves it.
 
     Args:
-        learning_rate: η > 0, at the start; the loop may lower it.
-        betas: Of the running means of gradient and squared gradient, each in [0, 1).
-        epsilon: > 0, beside the root of the mean squared gradient.
-        decay: λ ≥ 0: each step shrinks matrices by (1 - η λ) besides.
-
-    Raises:
-        TrainingError: A setting is out of range.
-
-    >>> layer = nn.Linear(3, 2)
-    >>> [(group["weight_decay"], [tuple(p.shape) for p in group["params"]])
-    ...  for group in DenseAdamW(decay=0.1).build(layer).param_groups]
-    [(0.1, [(2, 3)]), (0.0, [(2,)])]
-
-    Source: Loshchilov & Hutter 2019, "Decoupled weight decay regularization", ICLR.
+        kind: "rows" of a table, or "dense" parameters.
+        name: The part that the table serves, or the prefix of the parameters; "" for those that no prefix names.
+        rule: What moves it.
+        clip_norm: The norm that its gradient alone is clipped to, if any.
+        count: Rows there are now, or numbers in the parameters.
+        width: Numbers in a row; 1 for parameters.
+        value_bytes: What the rows or parameters take.
+        state_bytes: What the rule remembers beside them.
     """
 
-    learning_rate: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = 1e-8
-    decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.learning_rate < math.inf:
-            raise TrainingError("the dense learning_rate is out of range", found=self.learning_rate, allowed="> 0")
-        if not 0 <= self.decay * self.learning_rate < 1:
-            raise TrainingError(
-                "the dense decay is out of range", found=self.decay, allowed="0 ≤ learning_rate · decay < 1"
-            )
-        if not all(0 <= beta < 1 for beta in self.betas) or not 0 < self.epsilon < math.inf:
-            raise TrainingError(
-                "betas or epsilon of the dense optimizer are out of range",
-                found=(self.betas, self.epsilon),
-                allowed="betas in [0, 1), epsilon > 0",
-            )
-
-    def build(self, *modules: nn.Module) -> AdamW:
-        """The optimizer over all parameters of the modules, each once; it may have none."""
-        parameters = list(dict.fromkeys(parameter for module in modules for parameter in module.parameters()))
-        groups = [{"params": parameters, "weight_decay": 0.0}]  # each group costs its own round of calls a step
-        if self.decay:
-            matrices = [p for p in parameters if p.ndim > 1]
-            vectors = [p for p in parameters if p.ndim <= 1]
-            groups = [{"params": matrices, "weight_decay": self.decay}, {"params": vectors, "weight_decay": 0.0}]
-        return AdamW(
-            [group for group in groups if group["params"]] or groups[:1],  # torch wants at least one group
-            lr=self.learning_rate, betas=self.betas, eps=self.epsilon, fused=True,
-        )  # fmt: skip
+    kind: Literal["rows", "dense"]
+    name: str
+    rule: RowOptimizer | DenseOptimizer
+    clip_norm: float | None
+    count: int
+    width: int
+    value_bytes: int
+    state_bytes: int
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class OptimizerPlan:
-    """Who moves what.
+    """Who moves what, how fast at first, and how far at most.
+
+    A rate in force is that of its rule, times the loop's factor (annealing, drops), times min(1, t / `warm_up_steps`)
+    in step t. A gradient is clipped as ``torch.nn.utils.clip_grad_norm_`` does, g ← g · min(1, clip / (‖g‖₂ + 1e-6)),
+    where ‖g‖₂ of a table is that of the rows lent, each once with its gradients summed: what a dense gradient over the
+    whole table would have, without there being one. Groups with a clip of their own come first, then all together.
 
     Args:
         dense: For dense parameters.
-        rows: A rule for each table of the model by the name of its part.
-        default_rows: The rule of tables that `rows` doesn't name.
+        dense_groups: Other settings for some of them, by the beginning of their dotted names ("deep.layers"; an
+            objective's own begin with "objective"). Where two prefixes fit, the longer one counts.
+        rows: A rule for tables of the model, by the name of their part.
+        linear_rows: The rule of other tables whose rows are weights of a linear model (`Model.linear_parts`).
+        default_rows: The rule of all other tables.
+        warm_up_steps: Learning rates grow linearly over so many steps.
+        clip_norm: > 0, for the gradient of everything together.
+        clip_rows: > 0, for the gradients of single tables, by part.
+        clip_dense: > 0, for the gradients of single groups, by the prefixes of `dense_groups`.
 
-    >>> OptimizerPlan(rows={"wide": RowWiseAdaGrad(learning_rate=0.1)}).rows["wide"].learning_rate
+    Raises:
+        RecipeError: A number is out of range, or `clip_dense` names no group of `dense_groups`.
+
+    >>> plan = OptimizerPlan(rows={"wide": RowWiseAdaGrad(learning_rate=0.1)}, warm_up_steps=1000, clip_norm=1.0)
+    >>> plan.rows["wide"].learning_rate
     0.1
+
+    Source of the clipping: Pascanu, Mikolov & Bengio 2013, "On the difficulty of training recurrent neural networks".
     """
 
-    dense: DenseAdamW = field(default_factory=DenseAdamW)
+    dense: DenseOptimizer = field(default_factory=DenseAdamW)
+    dense_groups: Mapping[str, DenseOptimizer] = field(default_factory=dict)
     rows: Mapping[str, RowOptimizer] = field(default_factory=dict)
+    linear_rows: RowOptimizer = field(default_factory=RowWiseAdaGrad)
     default_rows: RowOptimizer = field(default_factory=RowWiseAdaGrad)
+    warm_up_steps: int = 0
+    clip_norm: float | None = None
+    clip_rows: Mapping[str, float] = field(default_factory=dict)
+    clip_dense: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.warm_up_steps < 0:
+            raise RecipeError("warm_up_steps of the plan is out of range", found=self.warm_up_steps, allowed="≥ 0")
+        clips = {"clip_norm": self.clip_norm, **self.clip_rows, **self.clip_dense}
+        wrong = {name: clip for name, clip in clips.items() if clip is not None and not 0 < clip < math.inf}
+        if wrong:
+            raise RecipeError("the plan clips to norms that are out of range", found=wrong, allowed="> 0, finite")
+        if _REST in self.dense_groups:
+            raise RecipeError("a group of the plan has no prefix", do="give all others their settings by `dense`")
+        unknown = sorted(set(self.clip_dense) - set(self.dense_groups))
+        if unknown:
+            raise RecipeError(
+                "the plan clips groups that it hasn't", found=unknown, allowed=sorted(self.dense_groups),
+                do="declare them in dense_groups",
+            )  # fmt: skip
 
     def start(self, model: Model, objective: nn.Module) -> Optimizers:
         """Build all of them for a model and an objective's own parameters; the tables' states start at 0.
 
         Raises:
-            RecipeError: `rows` names a table that the model hasn't.
+            RecipeError: The plan names tables or groups of parameters that the model hasn't.
         """
-        unknown = set(self.rows) - set(model.tables)
+        self._check_parts(model)
+        groups = self._groups(model, objective)
+        for part, table in model.tables.items():
+            table.train_with(self._rule_of(part, model))
+        optimizers = Optimizers(self, model, groups)
+        optimizers.abandon()  # what others lent or left in a gradient is none of this training's
+        return optimizers
+
+    def describe(self, model: Model, objective: nn.Module) -> tuple[PlannedGroup, ...]:
+        """What `start` would do, line by line: the tables, the groups, and last all other dense parameters, if any.
+
+        Raises:
+            RecipeError: As in `start`.
+        """
+        self._check_parts(model)
+        lines = []
+        for part, table in model.tables.items():
+            rule, num_rows = self._rule_of(part, model), table.num_rows
+            lines.append(
+                PlannedGroup(
+                    "rows", part, rule, self.clip_rows.get(part), num_rows, table.width,
+                    value_bytes=num_rows * table.width * 4, state_bytes=num_rows * rule.state_width(table.width) * 4,
+                )
+            )  # fmt: skip
+        for group in self._groups(model, objective):
+            value_bytes = sum(parameter.nbytes for parameter in group.parameters)
+            if group.parameters:
+                lines.append(
+                    PlannedGroup(
+                        "dense", group.prefix, group.settings, group.clip_norm,
+                        sum(parameter.numel() for parameter in group.parameters), 1,
+                        value_bytes, value_bytes * group.settings.state_per_value,
+                    )
+                )  # fmt: skip
+        return tuple(lines)
+
+    def settings(self) -> dict[str, object]:
+        """All of it by name, for telling plans apart: what is given by name stands in the order of names."""
+        values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
+        return {k: dict(sorted(v.items())) if isinstance(v, Mapping) else v for k, v in values.items()}
+
+    def _rule_of(self, part: str, model: Model) -> RowOptimizer:
+        return self.rows.get(part, self.linear_rows if part in model.linear_parts else self.default_rows)
+
+    def _check_parts(self, model: Model) -> None:
+        unknown = {*self.rows, *self.clip_rows} - set(model.tables)
         if unknown:
             raise RecipeError(
                 "the plan names tables that the model hasn't", found=sorted(unknown), allowed=sorted(model.tables)
             )
-        for part, table in model.tables.items():
-            table.train_with(self.rows.get(part, self.default_rows))
-        optimizers = Optimizers(model, self.dense.build(model, objective))
-        optimizers.abandon()  # what others lent or left in a gradient is none of this training's
-        return optimizers
+
+    def _groups(self, model: Model, objective: nn.Module) -> list[_DenseGroup]:
+        """Each parameter in one of them; those that no prefix names in the last."""
+        groups = [_DenseGroup(p, dense, self.clip_dense.get(p), []) for p, dense in self.dense_groups.items()]
+        groups.append(_DenseGroup(_REST, self.dense, None, []))
+        named: dict[nn.Parameter, str] = {}
+        for start, module in (("", model), ("objective.", objective)):
+            for name, parameter in module.named_parameters():
+                named.setdefault(parameter, start + name)
+        for parameter, name in named.items():
+            fitting = (group for group in groups if group.holds(name))
+            max(fitting, key=lambda group: len(group.prefix)).parameters.append(parameter)
+        empty = [group.prefix for group in groups[:-1] if not group.parameters]
+        if empty:
+            raise RecipeError(
+                "groups of the plan hold no parameter of the model", found=empty, allowed=list(named.values()),
+                do="name a group by the beginning of its parameters' dotted names; a longer prefix takes them first",
+            )  # fmt: skip
+        return groups
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _DenseGroup:
+    prefix: str
+    settings: DenseOptimizer
+    clip_norm: float | None
+    parameters: list[nn.Parameter]
+
+    def holds(self, name: str) -> bool:
+        """Whether the prefix fits, at whole words between dots."""
+        return self.prefix == _REST or f"{name}.".startswith(f"{self.prefix}.")
 
 
 @final
 class Optimizers:
     """All optimizers of one training, stepping as one; made by `OptimizerPlan.start`."""
 
-    def __init__(self, model: Model, dense: AdamW) -> None:
-        self._tables, self._dense = model.tables, dense
-        self._dense_rates = [group["lr"] for group in dense.param_groups]
+    def __init__(self, plan: OptimizerPlan, model: Model, groups: Sequence[_DenseGroup]) -> None:
+        self._plan, self._tables, self._groups = plan, model.tables, groups
+        self._dense = [group.settings.build(group.parameters) for group in groups]
+        limits = [*(plan.clip_rows.get(part) for part in model.tables), *(group.clip_norm for group in groups)]
+        self._limits = [math.inf if limit is None else limit for limit in limits]
+        self._clips = plan.clip_norm is not None or bool(plan.clip_rows or plan.clip_dense)
+        self._num_steps, self._factor = 0, 1.0
+        self._put_rates()
 
     def step(self) -> None:
-        """Move dense parameters and the rows lent since the last step."""
-        self._dense.step()
-        self._dense.zero_grad()
-        for table in self._tables.values():
-            table.apply()
+        """Move dense parameters and the rows lent since the last step.
+
+        Raises:
+            TrainingError: A gradient that is to be clipped is not finite; nothing was moved.
+        """
+        scales = self._scales() if self._clips else None
+        for dense in self._dense:
+            dense.step()
+            dense.zero_grad()
+        if scales is None:
+            for table in self._tables.values():
+                table.apply()
+        else:
+            for table, scale in zip(self._tables.values(), scales, strict=False):
+                table.apply(scale)  # type: ignore[call-arg]
+        self._num_steps += 1
+        if self._num_steps < self._plan.warm_up_steps:
+            self._put_rates()
 
     def abandon(self) -> None:
         """Drop gradients and loans, moving nothing."""
-        self._dense.zero_grad()
+        for dense in self._dense:
+            dense.zero_grad()
         for table in self._tables.values():
             table.abandon()
 
     @property
     def learning_rate(self) -> float:
-        """η of the dense parameters."""
-        return float(self._dense.param_groups[0]["lr"])
+        """η of the next step, for dense parameters that are in no group of their own."""
+        return float(self._dense[-1].param_groups[0]["lr"])
 
     def set_rate(self, factor: float) -> None:
-        """Set all learning rates, dense and rows', to `factor` > 0 times those of the plan."""
-        for group, rate in zip(self._dense.param_groups, self._dense_rates, strict=True):
-            group["lr"] = rate * factor
+        """Set all learning rates, dense and rows', to `factor` > 0 times those of the plan and of its warm-up."""
+        self._factor = factor
+        self._put_rates()
+
+    def state(self) -> dict[str, Tensor]:
+        """Dense optimizer state as flat names to tensors (tables keep theirs themselves)."""
+        flat = {
+            f"{place}.{index}.{name}": value
+            for place, dense in enumerate(self._dense)
+            for index, entries in dense.state_dict()["state"].items()
+            for name, value in entries.items()
+        }
+        progress = torch.tensor([float(self._num_steps), self._factor], dtype=torch.float64)
+        return {**flat, "progress": progress}
+
+    def load_state(self, flat: Mapping[str, Tensor]) -> None:
+        """Take what `state` gave."""
+        for place, dense in enumerate(self._dense):
+            entries: dict[int, dict[str, Tensor]] = {}
+            for full, value in flat.items():
+                if full.startswith(f"{place}."):
+                    _, index, name = full.split(".", 2)
+                    entries.setdefault(int(index), {})[name] = value.clone()
+            dense.load_state_dict({"state": entries, "param_groups": dense.state_dict()["param_groups"]})
+        num_steps, self._factor = flat["progress"].tolist()
+        self._num_steps = int(num_steps)
+        self._put_rates()
+
+    def _put_rates(self) -> None:
+        n = self._plan.warm_up_steps
+        factor = self._factor * min(1.0, (self._num_steps + 1) / n) if n else self._factor
+        for dense, group in zip(self._dense, self._groups, strict=True):
+            for of_torch in dense.param_groups:
+                of_torch["lr"] = group.settings.learning_rate * factor
         for table in self._tables.values():
             if table.rule is not None:
                 table.learning_rate = table.rule.learning_rate * factor
 
-    def state(self) -> dict[str, Tensor]:
-        """Dense optimizer state as flat names to tensors (tables keep theirs themselves)."""
-        described = self._dense.state_dict()
-        flat = {
-            f"{index}.{name}": value for index, entries in described["state"].items() for name, value in entries.items()
-        }
-        rates = [group["lr"] for group in described["param_groups"]]
-        return {**flat, "learning_rates": torch.tensor(rates, dtype=torch.float64)}
+    def _scales(self) -> list[float]:
+        """Clip the dense gradients in place; the factors for the tables' gradients, in their order, come first."""
+        squares = [table.collect() for table in self._tables.values()]  # type: ignore[attr-defined]
+        grads = [[p.grad for p in group.parameters if p.grad is not None] for group in self._groups]
+        norms = [*map(math.sqrt, squares), *map(_norm, grads)]
+        if not all(map(math.isfinite, norms)):
+            raise TrainingError(
+                "a gradient is not finite, so it cannot be clipped", found=f"norms {norms}",
+                do="lower the learning rates, or look for outliers among the numeric columns",
+            )  # fmt: skip
+        scales = [_share(norm, limit) for norm, limit in zip(norms, self._limits, strict=True)]
+        if self._plan.clip_norm is not None:
+            total = math.hypot(*(norm * scale for norm, scale in zip(norms, scales, strict=True)))
+            share = _share(total, self._plan.clip_norm)
+            scales = [scale * share for scale in scales]
+        for of_group, scale in zip(grads, scales[len(squares) :], strict=True):
+            if scale < 1:
+                for grad in of_group:
+                    grad.mul_(scale)
+        return scales
 
-    def load_state(self, flat: Mapping[str, Tensor]) -> None:
-        """Take what `state` gave."""
-        described = self._dense.state_dict()
-        entries: dict[int, dict[str, Tensor]] = {}
-        for name, value in flat.items():
-            if name != "learning_rates":
-                index, key = name.split(".", 1)
-                entries.setdefault(int(index), {})[key] = value.clone()
-        for group, rate in zip(described["param_groups"], flat["learning_rates"].tolist(), strict=True):
-            group["lr"] = rate
-        self._dense.load_state_dict({"state": entries, "param_groups": described["param_groups"]})
+
+def _norm(grads: Iterable[Tensor]) -> float:
+    return float(nn.utils.get_total_norm(grads))
+
+
+def _share(norm: float, limit: float) -> float:
+    return min(1.0, limit / (norm + 1e-6))  # torch's own epsilon

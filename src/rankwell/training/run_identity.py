@@ -39,7 +39,6 @@ def run_identity(
         tune: Likewise.
         seed: Of the run.
     """
-    rows = dict(sorted(plan.rows.items()))
     seeds = {part: table.seed for part, table in sorted(model.tables.items())}
     topics = {
         "seed": seed,
@@ -47,7 +46,7 @@ def run_identity(
         "schema": _short_hash(model.schema.to_json()),
         "statistics": _short_hash(model.statistics.to_json()),
         "objective": objective,
-        "optimizers": f"{plan.dense}, rows={rows}, default_rows={plan.default_rows}",
+        "optimizers": plan.settings(),
         "loop": {name: value for name, value in settings.items() if not name.startswith("checkpoint_")},
         "train": train.fingerprint,
         "tune": tune.fingerprint,
