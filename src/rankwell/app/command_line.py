@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rankwell.app.pipeline import demonstrate
+from rankwell.app.plan_table import plan_printer
 from rankwell.app.progress import progress_of_simulation, progress_of_training
 from rankwell.app.run import EvaluatedRun, evaluate_run, report_run, train_runs
 from rankwell.data.writer import impressions_table
@@ -95,7 +96,8 @@ def train(
     """Train a recipe, calibrate it, evaluate it on test beside published numbers, and write the bundle."""
     recipe = read_recipe(recipe_file)
     with progress_of_training(_console, recipe.loop.max_epochs) as on_step:
-        runs = train_runs(recipe, data, seeds=range(seed, seed + seeds), out=out, on_step=on_step)
+        on_plan = plan_printer(_console, recipe.name, recipe.optimizers)
+        runs = train_runs(recipe, data, seeds=range(seed, seed + seeds), out=out, on_plan=on_plan, on_step=on_step)
     _print_run(runs)
     _console.print(f"bundle: {out}")
     _write_json(json_file, runs.numbers)

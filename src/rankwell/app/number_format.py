@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-__all__ = ["UNDEFINED", "count", "duration", "money", "number", "percent"]
+__all__ = ["UNDEFINED", "count", "duration", "memory", "money", "number", "percent"]
 
 UNDEFINED: Final = "undefined"
 _NOT_ASKED: Final = "–"
@@ -49,6 +49,21 @@ def count(value: int | None) -> str:
     '1,234,567'
     """
     return _NOT_ASKED if value is None else f"{value:,}"
+
+
+def memory(num_bytes: int) -> str:
+    """Bytes in the unit that leaves one to three digits before the point; 1 kB is 1,000 bytes.
+
+    >>> memory(0), memory(999), memory(123_456), memory(5_750_000_000), memory(123_000_000_000_000)
+    ('0 B', '999 B', '123 kB', '5.75 GB', '123,000 GB')
+    """
+    size, unit = float(num_bytes), "B"
+    for larger in ("kB", "MB", "GB"):
+        if size < 999.5:
+            break
+        size, unit = size / 1000, larger
+    digits = 0 if unit == "B" or size >= 99.95 else 1 if size >= 9.995 else 2
+    return f"{size:,.{digits}f} {unit}"
 
 
 def money(micros: int | None) -> str:

@@ -17,6 +17,7 @@ from typing import Any, final
 from rich.console import Console
 
 from rankwell import __version__
+from rankwell.app.plan_table import plan_printer
 from rankwell.app.progress import progress_of_simulation, progress_of_training
 from rankwell.app.report import ExampleCandidate, ExampleRequest, ModelResult, ReportData, write_report
 from rankwell.app.run import bundle_of
@@ -65,8 +66,9 @@ def demonstrate(out: Path, *, num_requests: int, seed: int, console: Console) ->
     numbers: dict[str, float] = {}
     for kind in KINDS:
         recipe = marketplace_recipe(kind)
+        on_plan = plan_printer(console, kind.name, recipe.optimizers)
         with clock.stage(f"train {kind.name}"), progress_of_training(console, recipe.loop.max_epochs, kind.name) as bar:
-            trained = train(recipe, out / "data", seed=seed, on_step=bar)
+            trained = train(recipe, out / "data", seed=seed, on_plan=on_plan, on_step=bar)
         with clock.stage("evaluate"):
             judged = judge(recipe, trained.model, trained.calibrators, out / "data", truth=truth)
         models.append(ModelResult(kind.name, judged.raw, judged.calibrated, trained.history))

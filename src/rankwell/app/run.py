@@ -19,6 +19,7 @@ from rankwell.simulation.recipe import true_clicks
 from rankwell.simulation.truth import read_truth
 from rankwell.training.checkpoint import Checkpoints
 from rankwell.training.loop import StepReport
+from rankwell.training.optimizers import PlannedGroup
 from rankwell.training.recipe import Recipe
 from rankwell.training.trained import Judgement, Trained, TrueProbabilities, judge, train
 
@@ -43,18 +44,21 @@ def train_runs(
     *,
     seeds: Sequence[int],
     out: Path,
+    on_plan: Callable[[Sequence[PlannedGroup]], None] | None = None,
     on_step: Callable[[StepReport], None] | None = None,
 ) -> EvaluatedRun:
     """Train and judge the recipe once a seed; write the bundle of the first seed.
 
     Checkpoints stand beside `out` until the last seed is done: a run that was killed trains no seed twice. Where `data`
-    holds the truth of a simulated log, models are held against it, too.
+    holds the truth of a simulated log, models are held against it, too. `on_plan` is told of the first seed's plan,
+    which is that of all.
     """
     truth = _truth_beside(recipe, data)
     checkpoints = {seed: out.parent / f".{out.name}.checkpoints-{seed}" for seed in seeds}
     judgements = []
     for seed in seeds:
-        trained = train(recipe, data, seed=seed, checkpoints=checkpoints[seed], on_step=on_step)
+        told = on_plan if seed == seeds[0] else None
+        trained = train(recipe, data, seed=seed, checkpoints=checkpoints[seed], on_plan=told, on_step=on_step)
         judgement = judge(recipe, trained.model, trained.calibrators, data, truth=truth)
         if seed == seeds[0]:
             write_bundle(bundle_of(trained, recipe, judgement), out)

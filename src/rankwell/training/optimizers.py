@@ -46,6 +46,11 @@ class PlannedGroup:
     value_bytes: int
     state_bytes: int
 
+    @property
+    def bytes_a_row(self) -> int:
+        """Values and state of each row, which is what a table that grows takes for each id it comes to know."""
+        return (self.value_bytes + self.state_bytes) // self.count
+
 
 @final
 @dataclass(frozen=True, kw_only=True)

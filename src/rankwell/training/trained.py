@@ -6,7 +6,7 @@ Letters: C candidates, flat · A actions · S segment columns.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -28,6 +28,7 @@ from rankwell.schema import Schema
 from rankwell.training.history import TrainingHistory
 from rankwell.training.loop import StepReport, fit
 from rankwell.training.objectives import Objective, PointwiseObjective
+from rankwell.training.optimizers import PlannedGroup
 from rankwell.training.predictions import Predictions, predict
 from rankwell.training.recipe import FitCalibrator, Recipe
 
@@ -72,6 +73,7 @@ def train(
     *,
     seed: int,
     checkpoints: Path | None = None,
+    on_plan: Callable[[Sequence[PlannedGroup]], None] | None = None,
     on_step: Callable[[StepReport], None] | None = None,
 ) -> Trained:
     """Measure numerics on train, train on train, stop by tune, calibrate on calibrate.
@@ -83,6 +85,7 @@ def train(
         data: The folder that the recipe's logs stand in.
         seed: Of the model, the order of batches and dropout, ≥ 0.
         checkpoints: Folder for checkpoints; a run that was killed goes on from there.
+        on_plan: Told who moves what, before the first step.
         on_step: Called after each step.
 
     Raises:
@@ -100,6 +103,8 @@ def train(
     statistics = measure_numerics(batches, recipe.schema)
     clock.lap("measure numerics")
     model = recipe.build(statistics, seed)
+    if on_plan is not None:
+        on_plan(recipe.optimizers.describe(model, objective))
     tune = recipe.batches_of(logs["tune"], "tune", seed=None)
     history = fit(
         model, objective, recipe.optimizers, batches, tune, recipe.loop, seed=seed, checkpoints=checkpoints,
