@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from training_example import (
     JOBS,
@@ -45,6 +48,7 @@ from rankwell.training.loop import LoopSettings, StepReport, fit
 from rankwell.training.objectives import Objective, PointwiseObjective
 from rankwell.training.optimizers import OptimizerPlan
 from rankwell.training.predictions import predict, predict_action
+from rankwell.training.stepper import Autocast
 from rankwell.types import Batch, Encoded, Features
 
 
@@ -163,6 +167,45 @@ def test_the_last_epoch_may_be_the_best(jobs: RequestLog, jobs_tune: RequestLog)
     assert tune_log_loss(model, jobs_tune) == history.best.tune_log_loss
 
 
+def test_the_weights_of_the_last_epoch_are_not_copied(jobs: RequestLog, jobs_tune: RequestLog, tmp_path: Path) -> None:
+    """Of a table that fills the memory there is no room for a copy, and no step is left to change it."""
+    model = logistic(jobs)
+    history = fitted(model, shuffled(jobs, 64), in_order(jobs_tune), LoopSettings(max_epochs=1), checkpoints=tmp_path)
+    newest = max(tmp_path.glob("*.safetensors"))
+    assert not [name for name in load_file(newest) if name.startswith("best/")]
+    again = logistic(jobs)
+    assert fitted(again, shuffled(jobs, 64), in_order(jobs_tune), LoopSettings(max_epochs=1), checkpoints=tmp_path) == (
+        history
+    )
+    assert same(everything(model), everything(again))
+    assert tune_log_loss(again, jobs_tune) == history.best.tune_log_loss
+
+
+def test_autocast_rounds_in_training_only(jobs: RequestLog, jobs_tune: RequestLog) -> None:
+    """bfloat16 has 8 bits of significand: training goes nearly the same way, and what is said after it is float32."""
+    dtypes: set[torch.dtype] = set()
+
+    class Watching(Objective):
+        def forward(self, encoded: Encoded, logits_CA: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+            loss, count = PointwiseObjective(JOBS)(encoded, logits_CA, batch)
+            dtypes.update({logits_CA.dtype, loss.dtype})
+            return loss, count
+
+    losses = []
+    for autocast in get_args(Autocast):
+        model = drawing_model(jobs)
+        loop = LoopSettings(max_epochs=3, autocast=autocast)
+        fit(model, Watching(), PLAN, shuffled(jobs, 32), in_order(jobs_tune), loop, seed=0)
+        losses.append(tune_log_loss(model, jobs_tune))
+        _, batch = next(in_order(jobs_tune).epoch(0))
+        logits_CA = model(batch.features)
+        assert logits_CA.dtype == torch.float32
+        assert not torch.equal(logits_CA, logits_CA.bfloat16().float())
+    assert dtypes == {torch.float32}
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], abs=0.01)
+
+
 def test_a_row_of_a_later_epoch_is_unknown_again(jobs: RequestLog) -> None:
     """The best epoch had not admitted any id; the next ones did, and were worse."""
     tune = worsening()
@@ -259,7 +302,7 @@ class Steps(Objective):
 def test_a_loss_that_is_not_finite_ends_training(factor: float, jobs: RequestLog, jobs_tune: RequestLog) -> None:
     model, before = logistic(jobs), logistic(jobs)
     two = LoopSettings(max_epochs=1)
-    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) in epoch 0, step 3;\n.*lower the learning rates"):
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) in step 3;\n.*lower the learning rates"):
         fit(model, Steps(JOBS, 3, factor), PLAN, shuffled(jobs, 64), in_order(jobs_tune), two, seed=0)
     # two steps were taken and the third moved nothing
     taken: list[dict[str, Tensor]] = []
@@ -510,6 +553,7 @@ def test_leftovers_of_others_are_not_trained_on(jobs: RequestLog, jobs_tune: Req
         ({"checkpoint_every_steps": -1}, "time between checkpoints"),
         ({"monitor": "ndcg"}, "monitor has no such choice; found: ndcg"),
         ({"matmul_precision": "low"}, "matmul_precision has no such choice; found: low"),
+        ({"autocast": "float16"}, "autocast has no such choice; found: float16"),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, object], message: str) -> None:

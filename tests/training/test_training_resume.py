@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -210,13 +211,12 @@ def test_of_another_run_is_refused_naming_both(jobs: RequestLog, tune: RequestLo
 
 
 def test_everything_that_matters_tells_runs_apart(jobs: RequestLog, tune: RequestLog) -> None:
-    base = {
+    base: dict[str, Any] = {
         "model": logistic(jobs),
         "objective": PointwiseObjective(JOBS),
         "plan": PLAN,
         "settings": dataclasses.asdict(LOOP),
-        "train": shuffled(jobs, 50),
-        "tune": in_order(tune),
+        "data": {"train": shuffled(jobs, 50).fingerprint, "tune": in_order(tune).fingerprint},
         "seed": 0,
     }
     others = {
@@ -227,9 +227,11 @@ def test_everything_that_matters_tells_runs_apart(jobs: RequestLog, tune: Reques
                  dataclasses.replace(PLAN, dense_groups={"bias": DenseAdamW()}),
                  dataclasses.replace(PLAN, warm_up_steps=5), dataclasses.replace(PLAN, clip_norm=1.0),
                  dataclasses.replace(PLAN, clip_rows={"wide": 1.0})],
-        "settings": [dataclasses.asdict(dataclasses.replace(LOOP, max_epochs=7))],
-        "train": [shuffled(jobs, 49), shuffled(jobs, 50, seed=1), shuffled(jobs_log(201, 1), 50), in_order(jobs, 50)],
-        "tune": [in_order(jobs)],
+        "settings": [dataclasses.asdict(dataclasses.replace(LOOP, **change))
+                     for change in ({"max_epochs": 7}, {"autocast": "bfloat16"})],
+        "data": [{**base["data"], "train": batches.fingerprint} for batches in
+                 (shuffled(jobs, 49), shuffled(jobs, 50, seed=1), shuffled(jobs_log(201, 1), 50), in_order(jobs, 50))]
+                + [{**base["data"], "tune": in_order(jobs).fingerprint}],
         "seed": [1],
     }  # fmt: skip
     own = run_identity(**base)
@@ -268,8 +270,8 @@ def test_no_address_stands_in_an_identity(jobs: RequestLog, tune: RequestLog) ->
 
     for loss in (focal, lambda *_, **__: torch.zeros(()), Rule()):
         identity = run_identity(
-            logistic(jobs), PointwiseObjective(JOBS, loss), PLAN, dataclasses.asdict(LOOP), shuffled(jobs, 50),
-            in_order(tune), 0,
+            logistic(jobs), PointwiseObjective(JOBS, loss), PLAN, dataclasses.asdict(LOOP),
+            {"train": shuffled(jobs, 50).fingerprint, "tune": in_order(tune).fingerprint}, 0,
         )  # fmt: skip
         assert "0x" not in str(identity)
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import time
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from rankwell.errors import CheckpointError, RankwellWarning
 
-__all__ = ["Checkpoint", "Checkpoints"]
+__all__ = ["Checkpoint", "Checkpoints", "PeriodicCheckpoints"]
 
 _FORMAT: Final = "1"
 _NAME: Final = re.compile(r"step-(\d{12})\.safetensors")
@@ -180,6 +181,39 @@ class Checkpoints:
 
     def _remove_unfinished(self) -> None:
         shutil.rmtree(self._unfinished, ignore_errors=True)
+
+
+@final
+class PeriodicCheckpoints:
+    """Checkpoints of a loop that asks after each step whether one is due.
+
+    Args:
+        directory, run: See `Checkpoints`.
+        every_s: Seconds from the end of one write to the next.
+        every_steps: Steps between two, besides.
+    """
+
+    def __init__(self, directory: Path, run: Mapping[str, str], *, every_s: float, every_steps: int | None) -> None:
+        self._checkpoints = Checkpoints(directory, run)
+        self._every_s, self._every_steps = every_s, every_steps
+        self._saved_at, self._saved_step = time.monotonic(), 0
+
+    def is_due(self, step: int) -> bool:
+        """Whether the time has come, `step` steps after the training began."""
+        late = time.monotonic() - self._saved_at >= self._every_s
+        return late or (self._every_steps is not None and step - self._saved_step >= self._every_steps)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """See `Checkpoints.save`."""
+        self._checkpoints.save(checkpoint)
+        self._saved_at, self._saved_step = time.monotonic(), checkpoint.step
+
+    def newest(self) -> Checkpoint | None:
+        """See `Checkpoints.newest`; the steps to the next one are counted from there."""
+        checkpoint = self._checkpoints.newest()
+        if checkpoint is not None:
+            self._saved_step = checkpoint.step
+        return checkpoint
 
 
 class _DamagedError(Exception):

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from rankwell.data.batches import Batches
 from rankwell.models.model import Model
 from rankwell.training.objectives import Objective
 from rankwell.training.optimizers import OptimizerPlan
@@ -22,8 +21,7 @@ def run_identity(
     objective: Objective,
     plan: OptimizerPlan,
     settings: Mapping[str, object],
-    train: Batches,
-    tune: Batches,
+    data: Mapping[str, str],
     seed: int,
 ) -> dict[str, str]:
     """All that the weights at the end depend on, by topic, as text that is the same in every process.
@@ -35,8 +33,7 @@ def run_identity(
         objective: Told apart by its `str`; an objective with settings shows them in `extra_repr`.
         plan: Who moves what.
         settings: Those of the loop, by name.
-        train: Known by its fingerprint.
-        tune: Likewise.
+        data: What is read, by topic, such as a split's fingerprint.
         seed: Of the run.
     """
     seeds = {part: table.seed for part, table in sorted(model.tables.items())}
@@ -48,8 +45,7 @@ def run_identity(
         "objective": objective,
         "optimizers": plan.settings(),
         "loop": {name: value for name, value in settings.items() if not name.startswith("checkpoint_")},
-        "train": train.fingerprint,
-        "tune": tune.fingerprint,
+        **data,
     }
     return {topic: _ADDRESS.sub("", str(value)) for topic, value in topics.items()}
 
