@@ -19,7 +19,7 @@ from torch import Tensor
 from rankwell.errors import TrainingError
 from rankwell.tables.clock import Clock
 
-__all__ = ["RowOptimizer"]
+__all__ = ["RowOptimizer", "shrink_norms"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,12 @@ class RowOptimizer(abc.ABC):
                 allowed="≥ 0, and not together with decay",
             )  # fmt: skip
 
+    def _require(self, met: bool, setting: str, allowed: str) -> None:
+        if not met:
+            raise TrainingError(
+                f"{type(self).__name__}'s {setting} is out of range", found=getattr(self, setting), allowed=allowed
+            )
+
     @property
     def catches_up(self) -> bool:
         """Whether rows that were not lent owe anything for the steps they missed."""
@@ -93,7 +99,7 @@ class RowOptimizer(abc.ABC):
             rows_UW.mul_(1.0 - clock.rate * self.decay)
         self._move(rows_UW, grads_UW, state_US, last_U, clock)
         if self.group_lasso:
-            _shrink_norms(rows_UW, torch.tensor(clock.rate * self.group_lasso, dtype=torch.float64))
+            shrink_norms(rows_UW, torch.tensor(clock.rate * self.group_lasso, dtype=torch.float64))
 
     def refresh(self, rows_UW: Tensor, state_US: Tensor, last_U: Tensor, clock: Clock) -> None:
         """Bring rows up to date through step ``clock.step``, in place, as if each step had had a gradient of 0.
@@ -109,10 +115,22 @@ class RowOptimizer(abc.ABC):
             rows_UW.mul_((sums[clock.step] - sums[last_U]).exp().unsqueeze(1).to(rows_UW.dtype))
         if self.group_lasso:
             sums = torch.from_numpy(clock.rate_sums)
-            _shrink_norms(rows_UW, (sums[clock.step] - sums[last_U]) * self.group_lasso)
+            shrink_norms(rows_UW, (sums[clock.step] - sums[last_U]) * self.group_lasso)
 
 
-def _shrink_norms(rows_UW: Tensor, strength: Tensor) -> None:
+def shrink_norms(rows_UW: Tensor, strength: Tensor) -> None:
+    """‖w‖ ← max(0, ‖w‖ - strength · √W), in place.
+
+    Args:
+        rows_UW: The rows.
+        strength: float64 ≥ 0, one for all rows or one a row.
+
+    >>> rows = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
+    >>> shrink_norms(rows, torch.tensor(1 / 2**0.5, dtype=torch.float64))
+    >>> rows
+    tensor([[2.4000, 3.2000],
+            [0.0000, 0.0000]])
+    """
     norms_U = rows_UW.double().norm(dim=1)
     threshold = strength * math.sqrt(rows_UW.shape[1])
     factor_U = torch.where(norms_U > threshold, 1.0 - threshold / norms_U.clamp_min(1e-300), 0.0)
