@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rankwell.errors import CheckpointError, RankwellWarning
+from rankwell.errors import CheckpointError, RankwellWarning, TrainingError
 
-__all__ = ["Checkpoint", "Checkpoints", "PeriodicCheckpoints"]
+__all__ = ["Checkpoint", "Checkpoints", "PeriodicCheckpoints", "check_periods"]
 
 _FORMAT: Final = "1"
 _NAME: Final = re.compile(r"step-(\d{12})\.safetensors")
@@ -214,6 +214,20 @@ class PeriodicCheckpoints:
         if checkpoint is not None:
             self._saved_step = checkpoint.step
         return checkpoint
+
+
+def check_periods(every_s: float, every_steps: int | None) -> None:
+    """Refuse a time between checkpoints that is none.
+
+    Raises:
+        TrainingError: It is out of range.
+    """
+    if not every_s >= 0 or (every_steps is not None and every_steps < 1):
+        raise TrainingError(
+            "the time between checkpoints is out of range",
+            found=(every_s, every_steps),
+            allowed="checkpoint_every_s ≥ 0, checkpoint_every_steps ≥ 1 or None",
+        )
 
 
 class _DamagedError(Exception):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, final, get_args
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
@@ -17,13 +17,13 @@ from rankwell.errors import TrainingError
 from rankwell.evaluation.discrimination import auc, log_loss_from_logits
 from rankwell.models.model import Model
 from rankwell.training.best_weights import copied_weights, put_weights, tensors_under
-from rankwell.training.checkpoint import Checkpoint, PeriodicCheckpoints
+from rankwell.training.checkpoint import Checkpoint, PeriodicCheckpoints, check_periods
 from rankwell.training.history import EpochRecord, TrainingHistory
 from rankwell.training.objectives import Objective
 from rankwell.training.optimizers import OptimizerPlan
 from rankwell.training.predictions import predict_action
 from rankwell.training.run_identity import run_identity
-from rankwell.training.stepper import Autocast, MatmulPrecision, Stepper, arithmetic_of_training
+from rankwell.training.stepper import Autocast, MatmulPrecision, Stepper, arithmetic_of_training, check_arithmetic
 
 __all__ = ["LoopSettings", "StepReport", "fit"]
 
@@ -73,19 +73,10 @@ class LoopSettings:
         for name, share in (("drop_factor", self.drop_factor), ("anneal_to", self.anneal_to)):
             if not 0 < share <= 1:
                 raise TrainingError(f"{name} is out of range", found=share, allowed="(0, 1]")
-        if not self.checkpoint_every_s >= 0 or (self.checkpoint_every_steps or 1) < 1:
-            raise TrainingError(
-                "the time between checkpoints is out of range",
-                found=(self.checkpoint_every_s, self.checkpoint_every_steps),
-                allowed="checkpoint_every_s ≥ 0, checkpoint_every_steps ≥ 1 or None",
-            )
-        for name, choice, choices in (
-            ("monitor", self.monitor, ("log_loss", "auc")),
-            ("matmul_precision", self.matmul_precision, get_args(MatmulPrecision)),
-            ("autocast", self.autocast, get_args(Autocast)),
-        ):
-            if choice not in choices:
-                raise TrainingError(f"{name} has no such choice", found=choice, allowed=list(choices))
+        if self.monitor not in ("log_loss", "auc"):
+            raise TrainingError("monitor has no such choice", found=self.monitor, allowed=["log_loss", "auc"])
+        check_periods(self.checkpoint_every_s, self.checkpoint_every_steps)
+        check_arithmetic(self.matmul_precision, self.autocast)
 
 
 @final

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Literal, final
+from typing import Final, Literal, final, get_args
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from rankwell.training.objectives import Objective
 from rankwell.training.optimizers import OptimizerPlan, Optimizers
 from rankwell.types import Batch
 
-__all__ = ["Autocast", "MatmulPrecision", "Stepped", "Stepper", "arithmetic_of_training"]
+__all__ = ["Autocast", "MatmulPrecision", "Stepped", "Stepper", "arithmetic_of_training", "check_arithmetic"]
 
 MatmulPrecision = Literal["highest", "high", "medium"]
 Autocast = Literal["off", "bfloat16"]
@@ -135,3 +135,17 @@ def arithmetic_of_training(precision: MatmulPrecision) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def check_arithmetic(matmul_precision: MatmulPrecision, autocast: Autocast) -> None:
+    """Refuse what is no such setting.
+
+    Raises:
+        TrainingError: It isn't.
+    """
+    for name, choice, choices in (
+        ("matmul_precision", matmul_precision, get_args(MatmulPrecision)),
+        ("autocast", autocast, get_args(Autocast)),
+    ):
+        if choice not in choices:
+            raise TrainingError(f"{name} has no such choice", found=choice, allowed=list(choices))
