@@ -14,6 +14,10 @@ GROUND := pyproject.toml constraints.txt
 SMALL_training_throughput := --rows 40000 --repeats 2
 SMALL_read_batches := --rows 2000000 --repeats 2
 SMALL_simulate := --repeats 1
+SMALL_table_step := --rows 100000 --seen 10000 100000 --rounds 2 --steps 10 --threads 1 --without-peers
+SMALL_row_memory := --rows 1000000 --samples 1000000 --max-rows 100000
+SMALL_file_table := --rows 300000 --rounds 2 --steps 20 --resident-mib 16
+SMALL_wide_deep_rate := --ids 20000 --sample 200000 --steps 8 --rounds 2 --hidden 256-128 --without-peers
 BENCHMARKS := $(patsubst benchmarks/%.py,out/bench/%.json,$(wildcard benchmarks/*.py))
 
 .PHONY: help demo test test-slow check bench docs clean

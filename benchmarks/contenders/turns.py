@@ -17,28 +17,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-__all__ = ["Contender", "Figures", "Turns", "serve", "take_turns"]
+__all__ = ["Contender", "Figures", "Turns", "resident_bytes", "serve", "take_turns"]
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a contender's rounds came to: medians over the rounds of a round's median (wall) or mean (CPU) step.
+    """What a contender's rounds came to.
 
     Args:
-        wall_ms: A step's wall time.
-        cpu_ms: A step's CPU time, all threads of the process.
+        wall_ms: A step's wall time: the median over the rounds of a round's median.
+        mean_ms: The same of a round's mean, which knows of the steps that take longer now and then.
+        cpu_ms: A step's CPU time, all threads of the process: the median over the rounds of a round's mean.
         least_ms: The shortest step of all: what a machine with other work to do disturbs least.
         longest_ms: The longest step of all.
-        resident_bytes: Of the process, after the last round.
+        resident_bytes: Of the process, after each round.
         facts: What the contender says of itself, after the last round.
     """
 
     wall_ms: float
+    mean_ms: float
     cpu_ms: float
     least_ms: float
     longest_ms: float
-    resident_bytes: int
+    resident_bytes: Sequence[int]
     facts: Mapping[str, float]
 
 
@@ -115,6 +117,7 @@ class Contender:
     ) -> None:
         self.name = name
         self._rounds: list[dict[str, Any]] = []
+        self._is_ready = False
         self._process = subprocess.Popen(
             [str(python or sys.executable), "-m", f"{__package__}.{module}"],
             cwd=Path(__file__).parents[1],
@@ -123,23 +126,33 @@ class Contender:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
         )
-        self._ask({**settings, "threads": threads})
+        self._tell({**settings, "threads": threads})
+
+    def wait_until_ready(self) -> None:
+        """Contenders prepare side by side; nobody may make a step before all are ready."""
+        if not self._is_ready:
+            self._hear()
+            self._is_ready = True
 
     def round(self, num_steps: int, *, counts: bool = True) -> None:
         """Let it make so many steps; those of a warm-up don't count."""
-        result = self._ask(num_steps)
+        self.wait_until_ready()
+        self._tell(num_steps)
+        result = self._hear()
         if counts:
             self._rounds.append(result)
 
-    def figures(self) -> Figures:
-        """What its rounds came to."""
+    def figures(self, first: int = 0, last: int | None = None) -> Figures:
+        """What its rounds came to, or some of them."""
+        rounds = self._rounds[first:last]
         return Figures(
-            wall_ms=1e3 * statistics.median(statistics.median(r["wall_s"]) for r in self._rounds),
-            cpu_ms=1e3 * statistics.median(r["cpu_s"] / len(r["wall_s"]) for r in self._rounds),
-            least_ms=1e3 * min(min(r["wall_s"]) for r in self._rounds),
-            longest_ms=1e3 * max(max(r["wall_s"]) for r in self._rounds),
-            resident_bytes=self._rounds[-1]["resident"],
-            facts=self._rounds[-1]["facts"],
+            wall_ms=1e3 * statistics.median(statistics.median(r["wall_s"]) for r in rounds),
+            mean_ms=1e3 * statistics.median(statistics.mean(r["wall_s"]) for r in rounds),
+            cpu_ms=1e3 * statistics.median(r["cpu_s"] / len(r["wall_s"]) for r in rounds),
+            least_ms=1e3 * min(min(r["wall_s"]) for r in rounds),
+            longest_ms=1e3 * max(max(r["wall_s"]) for r in rounds),
+            resident_bytes=[r["resident"] for r in rounds],
+            facts=rounds[-1]["facts"],
         )
 
     def leave(self) -> None:
@@ -148,21 +161,24 @@ class Contender:
         self._process.stdin.close()
         self._process.wait()
 
-    def _ask(self, question: Any) -> dict[str, Any]:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        stdin.write(json.dumps(question) + "\n")
-        stdin.flush()
-        answer = stdout.readline()
-        if not answer:
+    def _tell(self, words: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(words) + "\n")
+        self._process.stdin.flush()
+
+    def _hear(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        words = self._process.stdout.readline()
+        if not words:
             raise SystemExit(f"{self.name} ended with code {self._process.wait()}; its own words stand above")
-        reply: dict[str, Any] = json.loads(answer)
+        reply: dict[str, Any] = json.loads(words)
         return reply
 
 
 def take_turns(contenders: Sequence[Contender], *, rounds: int, num_steps: int, warm_up: int) -> dict[str, Figures]:
     """Let all of them make `rounds` rounds, in an order that moves on by one each time; they leave in the end."""
+    for contender in contenders:
+        contender.wait_until_ready()
     for contender in contenders:
         contender.round(warm_up, counts=False)
     for number in range(rounds):
@@ -174,7 +190,7 @@ def take_turns(contenders: Sequence[Contender], *, rounds: int, num_steps: int, 
     return {contender.name: contender.figures() for contender in contenders}
 
 
-def resident_bytes() -> int:
-    """Memory of this process that stands in RAM and is its own; pages of files are counted apart by the kernel."""
+def resident_bytes(kind: str = "VmRSS") -> int:
+    """Memory of this process that stands in RAM; "RssFile" is the part of it that maps files."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
-    return int(fields["VmRSS"].split()[0]) * 1024
+    return int(fields[kind].split()[0]) * 1024
