@@ -100,10 +100,9 @@ class RowWiseAdaGrad(RowOptimizer):
         return 1
 
     def _move(self, rows_UW: Tensor, grads_UW: Tensor, state_US: Tensor, last_U: Tensor, clock: Clock) -> None:
-        means_U1 = grads_UW.double().square().mean(dim=1, keepdim=True)
-        sums_U1 = state_US.double().add_(means_U1).clamp_(max=torch.finfo(state_US.dtype).max)
-        state_US.copy_(sums_U1)
-        rates_U1 = clock.rate / state_US.double().sqrt_().add_(self.epsilon)
+        sums_U1 = state_US.double() + grads_UW.double().square().mean(dim=1, keepdim=True)
+        state_US.copy_(sums_U1.clamp_(max=torch.finfo(state_US.dtype).max))
+        rates_U1 = clock.rate / (state_US.double().sqrt() + self.epsilon)
         rows_UW.addcmul_(grads_UW, rates_U1.to(rows_UW.dtype), value=-1)
 
     def compiled(self) -> Any:

@@ -28,10 +28,10 @@ class Adam(RowOptimizer):
 
     Dense Adam moves each row at each step, whether or not it was in the batch: its first moment runs on. A row that
     was away replays those moves in `refresh`, one by one, each with the learning rate and the bias corrections of its
-    step, so what anybody reads is what `torch.optim.Adam` gives; with `decay`, `torch.optim.AdamW`. The j-th of them,
-    bias corrections aside, is (β₁ / √β₂)ʲ times as long as the last real one. Where that is below 1e-7 it ends: the first
-    moment becomes 0, and what is left (the second moment, decay, lasso) has a closed form. It takes 154 steps at most
-    with the β as they stand.
+    step, so what anybody reads is what `torch.optim.Adam` gives; with `decay`, `torch.optim.AdamW`. Bias corrections
+    aside, the j-th of them is (β₁ / √β₂)ʲ times as long as the last real one. Where that is below 1e-7 the replay ends:
+    the first moment becomes 0, and what is left (the second moment, decay, lasso) has a closed form. It takes 154 steps
+    at most with the β as they stand.
 
     Source: Kingma & Ba 2015, "Adam: a method for stochastic optimization", Algorithm 1 (ICLR); for `decay` Loshchilov &
     Hutter 2019, "Decoupled weight decay regularization", Algorithm 2 (ICLR).
