@@ -1,15 +1,19 @@
 # make demo        simulate, train, calibrate, evaluate, rank, and write out/demo/report.html
 # make check       linters, types, layers          make test        all tests and doctests that are not slow
 # make bench       small benchmarks, as JSON       make test-slow   the slow ones
-# make docs        API reference into out/docs     make clean       forget what was built; keep runs/
+# make docs        API reference into out/docs     make sanitize    tests of tables under GCC's sanitizers
+# make clean       forget what was built; keep runs/
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-GROUND := pyproject.toml constraints.txt
+# One variable for what is installed and one for what builds it: pip before 25.3 knows only the first, for both.
+# With the last, an error in cpp/ stops the install, which otherwise goes on without the extension.
+PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt RANKWELL_MUST_COMPILE=1 \
+    $(BIN)/python -m pip install --quiet --disable-pip-version-check
+GROUND := pyproject.toml constraints.txt CMakeLists.txt $(wildcard cpp/*)
 # A benchmark takes --json FILE; what makes it small goes here, under its name.
 SMALL_training_throughput := --rows 40000 --repeats 2
 SMALL_read_batches := --rows 2000000 --repeats 2
@@ -20,19 +24,46 @@ SMALL_file_table := --rows 300000 --rounds 2 --steps 20 --resident-mib 16
 SMALL_wide_deep_rate := --ids 20000 --sample 200000 --steps 8 --rounds 2 --hidden 256-128 --without-peers
 BENCHMARKS := $(patsubst benchmarks/%.py,out/bench/%.json,$(wildcard benchmarks/*.py))
 
-.PHONY: help demo test test-slow check bench docs clean
+.PHONY: help demo test test-slow sanitize check bench docs clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -4
+	@sed -n 's/^# //p' Makefile | head -5
 
 demo: .venv/.runtime
 	$(BIN)/rankwell demo --out out/demo
 
+# The tables twice: without the extension first, as where there is no compiler. Both run even where one fails, and
+# what comes last is the closing line of a run that failed, if one did.
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	@mkdir -p out; plain=0; all=0; \
+	echo "--- tables without their compiled extension"; \
+	RANKWELL_NATIVE=0 $(BIN)/python -m pytest tests/tables src/rankwell/tables | tee out/test_plain.txt || plain=$$?; \
+	echo "--- everything"; \
+	$(BIN)/python -m pytest || all=$$?; \
+	if [ $$plain -ne 0 ] && [ $$all -eq 0 ]; then \
+	    echo "--- tables without their compiled extension, above:"; tail -n 1 out/test_plain.txt; \
+	fi; \
+	exit $$((plain ? plain : all))
 
 test-slow: .venv/.installed
 	$(BIN)/python -m pytest -m slow --timeout 3600
+
+# Each pass makes a build of its own, which RANKWELL_NATIVE has the tests load; a report ends it with a status that is
+# not 0. Python and torch are not instrumented: the sanitizer's runtime is loaded before them, with libstdc++, whose
+# exceptions it intercepts; leaks, which Python has by design, and races in others' code are not asked for.
+sanitize: .venv/.installed
+	@one_pass() { \
+	    echo "--- $$1"; rm -rf "out/sanitize/$$1"; \
+	    $(PIP) --no-deps --target "out/sanitize/$$1" --config-settings=install.strip=false \
+	        --config-settings=cmake.define.RANKWELL_SANITIZE="$$1" .; \
+	    RANKWELL_NATIVE="$$(ls out/sanitize/$$1/rankwell/tables/_native.*)" \
+	    LD_PRELOAD="$$($(CXX) -print-file-name=$$2) $$($(CXX) -print-file-name=libstdc++.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	    TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1 \
+	    $(BIN)/python -m pytest --capture=sys tests/tables; \
+	}; \
+	one_pass address,undefined libasan.so; \
+	one_pass thread libtsan.so
 
 # Each step runs even where an earlier one failed: one run shows everything that is to be mended.
 check: .venv/.installed
