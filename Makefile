@@ -82,7 +82,7 @@ $(BENCHMARKS): out/bench/%.json: benchmarks/%.py .venv/.installed
 	$(BIN)/python $< --json $@ $(SMALL_$*)
 
 docs: .venv/.docs
-	$(BIN)/pdoc --docformat google --output-directory out/docs rankwell
+	$(BIN)/pdoc --docformat google --output-directory out/docs rankwell '!rankwell.tables._native'
 	@echo "out/docs/index.html"
 
 clean:
