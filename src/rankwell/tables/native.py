@@ -102,9 +102,9 @@ def warn_if_absent() -> None:
         return
     _warned = True
     warnings.warn(
-        f"tables run without their compiled extension: {why_absent()}. Results are the same; a step of a table is "
-        "3 to 10 times slower;\n    what to do: install a C++20 compiler (GCC 11, Clang 14 or newer; on Debian: "
-        f"apt-get install g++), then run {_reinstall_command()}",
+        f"tables run without their compiled extension: {why_absent()}. Results are the same up to rounding; a step of "
+        "a table is 3 to 10 times slower;\n    what to do: where it could not be built, install a C++20 compiler "
+        f"(GCC 11, Clang 14 or newer; on Debian: apt-get install g++), then run {_reinstall_command()}",
         RankwellWarning,
         stacklevel=3,
     )
