@@ -23,6 +23,8 @@ def main() -> None:
     torch.set_num_threads(settings["threads"])
     width, num_fields, salts = settings["width"], len(settings["sizes"]), range(len(settings["sizes"]))
     ids_SFB = torch.from_numpy(np.load(settings["ids"]))
+    if settings.get("layout"):
+        raise SystemExit("a table has no layouts to choose from yet")
     names = [f"field_{i}" for i in range(num_fields)]
     growing = settings.get("growing", False)
     specs = [
