@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -39,29 +40,29 @@ def plan_table(groups: Sequence[PlannedGroup], title: str, caption: str = "") ->
     what: table deep
     moves by: RowWiseAdaGrad, decay 2.0
     rate: 0.1
-    now: 10 rows of 4
+    rows × width: 10 × 4
     values: 160 B
     state: 40 B
-    bytes a row: 20
+    B/row: 20
     """
     clips = any(group.clip_norm is not None for group in groups)
-    table = Table(title=title, caption=caption or None)
-    table.add_column("what")
-    table.add_column("moves by")
-    for heading in ("rate", *(["clip norm"] if clips else []), "now", "values", "state", "bytes a row"):
+    table = Table(title=title, caption=caption or None, box=SIMPLE_HEAD)
+    table.add_column("what", overflow="fold")
+    table.add_column("moves by", overflow="fold")
+    for heading in ("rate", *(["clip"] if clips else []), "rows × width", "values", "state", "B/row"):
         table.add_column(heading, justify="right")
     for group in groups:
         of_rows = group.kind == "rows"
-        clip = "" if group.clip_norm is None else f"{group.clip_norm:g}"
+        clip = "–" if group.clip_norm is None else f"{group.clip_norm:g}"
         table.add_row(
             f"table {group.name}" if of_rows else f"dense {group.name}".rstrip(),
             _rule_shown(group.rule),
             f"{group.rule.learning_rate:g}",
             *([clip] if clips else []),
-            f"{count(group.count)} rows of {group.width}" if of_rows else f"{count(group.count)} parameters",
+            f"{count(group.count)} × {group.width}" if of_rows else count(group.count),
             memory(group.value_bytes),
             memory(group.state_bytes),
-            str(group.bytes_a_row) if of_rows else "",
+            str(group.bytes_a_row) if of_rows else "–",
         )
     return table
 
