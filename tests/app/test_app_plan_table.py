@@ -34,9 +34,9 @@ def test_a_line_for_each_table_and_group_with_what_they_take() -> None:
         linear_rows=AdaGrad(learning_rate=1.0), rows={"deep": RowWiseAdaGrad(decay=2.0)},
     )  # fmt: skip
     lines = printed(plan)
-    assert ["what", "moves by", "rate", "rows × width", "values", "state", "B/row"] in lines
-    assert ["table wide", "AdaGrad", "1", "1,000 × 1", "4.00 kB", "4.00 kB", "8"] in lines
-    assert ["table deep", "RowWiseAdaGrad, decay 2.0", "0.05", "1,000 × 16", "64.0 kB", "4.00 kB", "68"] in lines
+    assert ["what", "moves by", "rate", "size", "values", "state", "B/row"] in lines
+    assert ["rows wide", "AdaGrad", "1", "1,000 × 1", "4.00 kB", "4.00 kB", "8"] in lines
+    assert ["rows deep", "RowWiseAdaGrad, decay 2.0", "0.05", "1,000 × 16", "64.0 kB", "4.00 kB", "68"] in lines
     assert ["dense last", "DenseSgd", "0.2", "129", "516 B", "516 B", "–"] in lines
     # 16 · 256 + 256 and 256 · 128 + 128, two means each; the wide part's numeric weights are 0 × 1
     assert ["dense", "DenseAdamW, decay 0.5", "0.001", "37,248", "149 kB", "298 kB", "–"] in lines
@@ -45,8 +45,8 @@ def test_a_line_for_each_table_and_group_with_what_they_take() -> None:
 
 def test_clips_and_warm_up_are_said() -> None:
     lines = printed(OptimizerPlan(warm_up_steps=2000, clip_norm=1.5, clip_rows={"deep": 0.25}))
-    (deep,) = [line for line in lines if line[0] == "table deep"]
-    (wide,) = [line for line in lines if line[0] == "table wide"]
+    (deep,) = [line for line in lines if line[0] == "rows deep"]
+    (wide,) = [line for line in lines if line[0] == "rows wide"]
     assert "clip" in next(line for line in lines if line[0] == "what")
     assert (deep[3], wide[3]) == ("0.25", "–")
     assert ["rates warm up over 2,000 steps; all gradients together are clipped to norm 1.5"] in lines

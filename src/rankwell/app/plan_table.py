@@ -37,25 +37,25 @@ def plan_table(groups: Sequence[PlannedGroup], title: str, caption: str = "") ->
     >>> group = PlannedGroup("rows", "deep", rule, clip_norm=None, count=10, width=4, value_bytes=160, state_bytes=40)
     >>> for column in plan_table([group], "jobs").columns:
     ...     print(f"{column.header}: {next(iter(column.cells))}")
-    what: table deep
+    what: rows deep
     moves by: RowWiseAdaGrad, decay 2.0
     rate: 0.1
-    rows × width: 10 × 4
+    size: 10 × 4
     values: 160 B
     state: 40 B
     B/row: 20
     """
     clips = any(group.clip_norm is not None for group in groups)
     table = Table(title=title, caption=caption or None, box=SIMPLE_HEAD)
-    table.add_column("what", overflow="fold")
+    table.add_column("what", no_wrap=True)
     table.add_column("moves by", overflow="fold")
-    for heading in ("rate", *(["clip"] if clips else []), "rows × width", "values", "state", "B/row"):
+    for heading in ("rate", *(["clip"] if clips else []), "size", "values", "state", "B/row"):
         table.add_column(heading, justify="right")
     for group in groups:
         of_rows = group.kind == "rows"
         clip = "–" if group.clip_norm is None else f"{group.clip_norm:g}"
         table.add_row(
-            f"table {group.name}" if of_rows else f"dense {group.name}".rstrip(),
+            f"rows {group.name}" if of_rows else f"dense {group.name}".rstrip(),
             _rule_shown(group.rule),
             f"{group.rule.learning_rate:g}",
             *([clip] if clips else []),
