@@ -46,7 +46,7 @@ def plan_table(groups: Sequence[PlannedGroup], title: str, caption: str = "") ->
     B/row: 20
     """
     clips = any(group.clip_norm is not None for group in groups)
-    table = Table(title=title, caption=caption or None, box=SIMPLE_HEAD)
+    table = Table(title=title, caption=caption or None, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("what", no_wrap=True)
     table.add_column("moves by", overflow="fold")
     for heading in ("rate", *(["clip"] if clips else []), "size", "values", "state", "B/row"):
