@@ -49,4 +49,5 @@ def test_clips_and_warm_up_are_said() -> None:
     (wide,) = [line for line in lines if line[0] == "rows wide"]
     assert "clip" in next(line for line in lines if line[0] == "what")
     assert (deep[3], wide[3]) == ("0.25", "–")
-    assert ["rates warm up over 2,000 steps; all gradients together are clipped to norm 1.5"] in lines
+    said = " ".join(line[0] for line in lines if len(line) == 1)  # a caption is broken where the table ends
+    assert "rates warm up over 2,000 steps; all gradients together are clipped to norm 1.5" in said
