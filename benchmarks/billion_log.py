@@ -12,10 +12,16 @@ interactions come from q members and of n interactions about √(π·q·n) - q m
 r·A mod 10⁹. Items come likewise, from a catalogue of 200,000.
 
 A piece is one Parquet file and depends on (settings, piece) alone. Letters: n rows of a part.
+
+    python benchmarks/billion_log.py [--rows N] [--json FILE]     how fast a piece is written, and read in batches
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -25,6 +31,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rankwell.data.batches import Batches
+from rankwell.data.log import open_log
+from rankwell.data.split import WholeLog
 from rankwell.schema import Action, Categorical, Cross, Schema, TableSpec
 
 Ints = npt.NDArray[np.int64]
@@ -57,6 +66,13 @@ def schema_of(member: TableSpec | None) -> Schema:
         request_id=None,  # each row is a request of one candidate
         member_id=None,
         time=None,
+    )
+
+
+def batches_of(path: Path, schema: Schema, num_requests: int) -> Batches:
+    """A piece in file order."""
+    return Batches(
+        open_log(path, schema, layout="flat"), WholeLog("train"), "train", num_requests=num_requests, seed=None
     )
 
 
@@ -185,3 +201,34 @@ def _ranks(rng: np.random.Generator, num_rows: int, q: int, size: int) -> Ints:
     u_n /= 1 - u_n
     u_n *= q
     return u_n.astype(np.int64) % size
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    num_rows = arguments.rows
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "piece.parquet"
+        began = time.perf_counter()
+        entropy = BillionLog(10**9, num_rows).write(0, path)
+        written = time.perf_counter()
+        batches = batches_of(path, schema_of(TableSpec(name="member", num_rows=2**22)), 16_384)
+        assert sum(batch.features.num_candidates for batch in batches) == num_rows
+        read = time.perf_counter()
+        results = {
+            "rows": num_rows,
+            "written_rows_per_s": num_rows / (written - began),
+            "read_rows_per_s": num_rows / (read - written),
+            "bytes_per_row": path.stat().st_size / num_rows,
+            "bayes_log_loss": entropy,
+        }
+    print("\n".join(f"{name:<20}{value:>16,.4f}" for name, value in results.items()))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
