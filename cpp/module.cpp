@@ -1,13 +1,11 @@
 // The extension rankwell.tables._native.
 #include <nanobind/nanobind.h>
 
-#if __has_include("rules_module.hpp")
 #include "rules_module.hpp"
-#endif
+#include "tables_module.hpp"
 
 NB_MODULE(_native, m) {
-    m.attr("abi") = 1;
-#if __has_include("rules_module.hpp")
+    m.attr("abi") = 2;
     rankwell::bind_rules(m);
-#endif
+    rankwell::bind_tables(m);
 }

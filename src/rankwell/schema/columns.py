@@ -37,32 +37,50 @@ _AGE: Final = "age_s"
 class TableSpec(Declaration):
     """A table of rows, by name: all features that name it share its rows.
 
-    Exactly one of the two sizes is given.
+    One of `num_ids`, `num_rows` and `growing` is given.
 
     Args:
         num_ids: Ids are 0 … num_ids - 1 and each has its own row; a larger id reads the default row.
         num_rows: Ids are any int64 ≥ 0 and are hashed to this many rows.
+        growing: Ids are any int64 ≥ 0, and each that training has seen has a row of its own; any other reads the
+            default row. Memory follows the ids seen.
+        num_remainders: m, beside `num_ids`: an id's row is composed, r[id mod m] ⊙ (1 + q[id div m]), of
+            m + ⌈num_ids / m⌉ rows in all. Source: Shi et al. 2020, "Compositional embeddings using complementary
+            partitions for memory-efficient recommendation systems", KDD.
+
+    >>> TableSpec(name="member", growing=True).hashed
+    False
+    >>> [part.size for part in TableSpec(name="member", num_ids=1000, num_remainders=30).parts()]
+    [30, 34]
     """
 
     name: TableName
     num_ids: NumIds | None = None
     num_rows: NumIds | None = None
+    growing: bool = False
+    num_remainders: NumIds | None = None
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
-        if (self.num_ids is None) == (self.num_rows is None):
+        num_sizes = (self.num_ids is not None) + (self.num_rows is not None) + self.growing
+        if num_sizes != 1:
             raise SchemaError(
-                f"table {self.name!r} has {'no size' if self.num_ids is None else 'two sizes'}",
-                found={"num_ids": self.num_ids, "num_rows": self.num_rows},
-                allowed="exactly one of num_ids and num_rows",
-                do="give num_ids=n where ids are 0 … n - 1 and each has its own row, else num_rows, to which ids "
-                "are hashed",
+                f"table {self.name!r} has {('no size', '', 'two sizes', 'three sizes')[num_sizes]}",
+                found={"num_ids": self.num_ids, "num_rows": self.num_rows, "growing": self.growing},
+                allowed="exactly one of num_ids, num_rows and growing",
+                do="give num_ids=n where ids are 0 … n - 1 and each has its own row, num_rows, to which ids "
+                "are hashed, or growing=True, where each id that training sees has its own row",
             )
+        if self.num_remainders is not None and not 1 < self.num_remainders < (self.num_ids or 0):
+            raise SchemaError(
+                f"table {self.name!r} cannot be composed", found={"num_remainders": self.num_remainders},
+                allowed="1 < num_remainders < num_ids", do="num_remainders near the root of num_ids takes the fewest rows",
+            )  # fmt: skip
         return self
 
     @property
     def size(self) -> int:
-        """The number of rows for ids."""
+        """The number of rows for ids; of a growing table it is not known beforehand."""
         size = self.num_ids if self.num_ids is not None else self.num_rows
         assert size is not None
         return size
@@ -71,6 +89,16 @@ class TableSpec(Declaration):
     def hashed(self) -> bool:
         """Whether ids are hashed to rows."""
         return self.num_rows is not None
+
+    def parts(self) -> tuple[TableSpec, ...]:
+        """The tables that hold the rows: itself, or the remainders' and the quotients' where rows are composed."""
+        if self.num_remainders is None:
+            return (self,)
+        num_quotients = -(-self.size // self.num_remainders)
+        return (
+            TableSpec(name=f"{self.name}_remainder", num_ids=self.num_remainders),
+            TableSpec(name=f"{self.name}_quotient", num_ids=num_quotients),
+        )
 
 
 class _IdColumn(Declaration):

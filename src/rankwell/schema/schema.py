@@ -303,4 +303,6 @@ def _is_bucketed(feature: object) -> bool:
 
 
 def _size_of(table: TableSpec) -> str:
+    if table.growing:
+        return "growing=True"
     return f"num_rows={table.num_rows}" if table.hashed else f"num_ids={table.num_ids}"

@@ -1,33 +1,37 @@
-"""Rows for ids: lent to a batch as a small dense leaf, written back by the table's own rule.
+"""Rows for ids: lent to a batch as small dense leaves, written back by the table's own rule.
 
-Letters: n ids of a batch, flat · F id columns · U unique rows lent · W row width · S state columns.
+Letters: n ids of a column, flat · F columns of a block · W row width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
-from typing import final
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple, final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from rankwell.errors import SchemaError, TrainingError
+from rankwell.errors import LogError, SchemaError, TrainingError
 from rankwell.schema import TableSpec
-from rankwell.tables.hashing import name_salt, uniform_rows
-from rankwell.tables.row_map import NUM_OWN_ROWS, RowMap
-from rankwell.tables.row_optimizers import RowOptimizer
-from rankwell.tables.rows import put_rows, take_rows
+from rankwell.tables.clock import Clock
+from rankwell.tables.native import native, warn_if_absent
+from rankwell.tables.native_store import NativeStore
+from rankwell.tables.plain_store import PlainStore
+from rankwell.tables.row_optimizer import RowOptimizer
+from rankwell.tables.row_store import DEFAULT_KEY, Draw, LentColumn, RowStore, StoredRows, StoreShape
+from rankwell.tables.storage import Storage
+from rankwell.types import MISSING_ID
 
 __all__ = ["IdColumn", "Loan", "Table"]
 
+_GOLDEN: Final = 0x9E3779B97F4A7C15
+_ROWS_A_PIECE: Final = 1 << 18
+
 
 @final
-@dataclass(frozen=True, slots=True)
-class IdColumn:
+class IdColumn(NamedTuple):
     """Ids of one table: ``ids`` is int64, of any length."""
 
     table: str
@@ -40,40 +44,44 @@ class Loan:
     """Rows lent to one forward pass.
 
     Args:
-        rows_UW: The distinct rows of the batch; in training a leaf whose gradient `Table.apply` collects.
-        index_n: int64; id i of the columns, one column after the other, reads ``rows_UW[index_n[i]]``.
-        slots_U: int64; where the rows stand in the table. Outside training the slab itself is lent and this is empty.
+        blocks: float32, n × F·W each: the rows that the columns of a block read, side by side. In training they are
+            leaves, whose gradients `Table.apply` collects.
     """
 
-    rows_UW: Tensor
-    index_n: Tensor
-    slots_U: Tensor
+    blocks: tuple[Tensor, ...]
 
 
 @final
 class Table:
     """The rows of one or more named tables of one width, moved by one rule.
 
-    ``checkout`` lends, ``loss.backward()`` fills the leaf's gradient, ``apply`` writes back. Cost and autograd's memory
-    follow the rows of the batch, not the size of the table.
+    ``checkout`` lends, ``loss.backward()`` fills the leaves' gradients, ``apply`` writes back. Cost and memory of a
+    step follow the batch, not the table; memory of a growing table follows the ids seen.
 
     Args:
-        specs: The named tables. Features that share a table share its rows; tables of one slab share nothing else.
-        width: W.
-        seed: Rows start uniform in [-init_scale, init_scale), from (seed, table's name, row) alone.
+        specs: The named tables. Features that share a table share its rows; named tables share nothing else.
+        width: W, ≤ 1024.
+        seed: Rows start uniform in [-init_scale, init_scale), from (seed, table's name, id) alone, so a row's start does
+            not depend on when it is first seen.
         init_scale: 0 starts all rows at 0. The default and missing rows always start at 0.
-        admission: See `RowMap`.
-        default_rate: See `RowMap`.
+        admission: An id reads its own row from its so-many-th sighting in training on, and before that the default row.
+        default_rate: Share of the ids of a training batch that read the default row instead, drawn by
+            (seed, step, place in the batch); so an unseen id at serving reads a row that was trained for it.
+        storage: How rows are kept.
 
-    >>> from rankwell.tables.row_optimizers import RowWiseAdaGrad
-    >>> table = Table([TableSpec(name="job", num_ids=100)], width=2, seed=0, init_scale=0.1)
+    Raises:
+        SchemaError: A setting is out of range.
+        TrainingError: Memory or a file cannot be had.
+
+    >>> from rankwell.tables.adagrad import RowWiseAdaGrad
+    >>> table = Table([TableSpec(name="member", growing=True)], width=2, seed=0, init_scale=0.1)
     >>> table.train_with(RowWiseAdaGrad(learning_rate=0.1))
-    >>> loan = table.checkout([IdColumn("job", torch.tensor([7, 7, 3]))])
-    >>> loan.rows_UW.shape, loan.index_n.tolist()
-    (torch.Size([2, 2]), [0, 0, 1])
-    >>> loan.rows_UW[loan.index_n].sum().backward()
-    >>> loan.rows_UW.grad.tolist()  # a row used twice has its gradients summed
-    [[2.0, 2.0], [1.0, 1.0]]
+    >>> loan = table.checkout([[IdColumn("member", torch.tensor([7, 7, 2**63 - 1]))]])
+    >>> loan.blocks[0].shape, bool((loan.blocks[0][0] == loan.blocks[0][1]).all())
+    (torch.Size([3, 2]), True)
+    >>> loan.blocks[0].sum().backward()
+    >>> table.collect()  # a row used twice has its gradients summed: 2² + 2² + 1² + 1²
+    10.0
     >>> table.apply()
     >>> table.num_seen
     2
@@ -88,24 +96,48 @@ class Table:
         init_scale: float,
         admission: int = 1,
         default_rate: float = 0.0,
+        storage: Storage | None = None,
     ) -> None:
+        for what, found, met, allowed in (
+            ("width", width, 1 <= width <= 1024, "1 … 1024"),
+            ("admission", admission, 1 <= admission < 2**16, "1 … 65535 sightings"),
+            ("default_rate", default_rate, 0 <= default_rate < 1, "[0, 1)"),
+            ("init_scale", init_scale, 0 <= init_scale < math.inf, "≥ 0"),
+        ):
+            if not met:
+                raise SchemaError(f"{what} of a table is out of range", found=found, allowed=allowed)
+        storage = storage or Storage()
+        if storage.eviction is not None and not all(spec.growing for spec in specs):
+            raise SchemaError(
+                "only growing tables can evict rows",
+                found=[spec.name for spec in specs if not spec.growing],
+                do="declare the table growing=True, or drop `eviction`",
+            )
+        warn_if_absent()
         self.specs, self.width, self.seed, self.init_scale = tuple(specs), width, seed, init_scale
-        self._map = RowMap(specs, admission=admission, default_rate=default_rate, seed=seed)
-        self.rows = torch.zeros(self._map.num_slots, width)
-        self._sightings = np.zeros(self._map.num_slots, dtype=np.uint8)
-        if init_scale:
-            for spec in specs:
-                first, size = self._map.region(spec.name)
-                own = self.rows[first + NUM_OWN_ROWS : first + size]
-                uniform_rows(own, seed=seed ^ name_salt(spec.name), scale=init_scale)
+        self.admission, self.default_rate, self.storage = admission, default_rate, storage
+        self.names: tuple[str, ...] = tuple(spec.name for spec in specs)
+        self._place = {name: t for t, name in enumerate(self.names)}
         self._rule: RowOptimizer | None = None
         self._learning_rate = 0.0
-        self._state = torch.zeros(0, 0)
-        self._log_shrink = 0.0
-        self._paid = torch.zeros(0, dtype=torch.float64)
-        self._step = 0
-        self._loans: list[Loan] = []
-        self._tables_of: dict[tuple[str, ...], NDArray[np.int64]] = {}
+        self._clock = Clock()
+        self._open: list[tuple[list[LentColumn], list[int], Loan]] = []
+        self._is_collected = False
+        self._store = self._new_store(None)
+
+    def _new_store(self, rule: RowOptimizer | None) -> RowStore:
+        shape = StoreShape(
+            specs=self.specs,
+            width=self.width,
+            state_width=0 if rule is None else rule.state_width(self.width),
+            seed=self.seed,
+            init_scale=0.0 if rule is not None and rule.starts_at_zero else self.init_scale,
+            admission=self.admission,
+            storage=self.storage,
+        )
+        if native is not None and (rule is None or rule.compiled() is not None):
+            return NativeStore(shape)
+        return PlainStore(shape)
 
     @property
     def rule(self) -> RowOptimizer | None:
@@ -122,181 +154,268 @@ class Table:
         self._learning_rate = learning_rate
 
     @property
+    def step(self) -> int:
+        """Steps taken."""
+        return self._clock.step
+
+    @property
     def num_rows(self) -> int:
-        """Rows in the slab, the tables' own rows included."""
-        return len(self.rows)
+        """Rows that there is room for, the tables' own rows included; of growing tables those in use."""
+        return sum(self._store.num_rows(t) for t in range(len(self.specs)))
 
     @property
     def num_seen(self) -> int:
-        """Rows that training has seen."""
-        return int(np.count_nonzero(self._sightings))
+        """Rows of ids that training has seen."""
+        return sum(self._store.num_seen(t) for t in range(len(self.specs)))
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of rows, state and sightings."""
-        state = self._state.nbytes + self._paid.nbytes
-        return self.rows.nbytes + self._sightings.nbytes + state
+        """Bytes of rows, counts, state and index, in memory or in files."""
+        return sum(self._store.num_bytes(t) for t in range(len(self.specs)))
+
+    @property
+    def num_resident_bytes(self) -> int:
+        """Bytes of the tables' files that may be in memory; 0 without files."""
+        return sum(self._store.num_resident_bytes(t) for t in range(len(self.specs)))
+
+    def num_evicted(self, *, by_age: bool) -> int:
+        """Rows evicted so far, by age or else by frequency."""
+        return sum(self._store.num_evicted(t, by_age=by_age) for t in range(len(self.specs)))
 
     def train_with(self, rule: RowOptimizer) -> None:
-        """Give the table the rule that moves its rows; the rule's state starts at 0."""
-        self._rule, self._learning_rate = rule, rule.learning_rate
-        self._state = torch.zeros(self.num_rows, rule.state_width(self.width))
-        self._paid = torch.zeros(self.num_rows if rule.decay else 0, dtype=torch.float64)
-        self._log_shrink = 0.0
-        self._step = 0
+        """Give the table the rule that moves its rows; the rule's state and the count of steps start at 0.
 
-    def checkout(self, columns: Sequence[IdColumn]) -> Loan:
-        """Lend the distinct rows of the columns to a training pass; `apply` takes them back.
+        Rows of a rule with `starts_at_zero` start at 0, whatever `init_scale` says.
+        """
+        settled = {name: list(self.chunks(name)) for name in self.names} if self.num_seen else {}
+        own = {name: next(self.chunks(name, max_rows=1)).where(slice(2)) for name in self.names}
+        self._rule, self._learning_rate, self._clock = rule, rule.learning_rate, Clock(rule.decay)
+        self._open.clear()
+        del self._store  # a file is opened by one store at a time
+        self._store = self._new_store(rule)
+        for name in self.names:
+            for piece in (own[name], *settled.get(name, [])):
+                state = torch.zeros(len(piece), rule.state_width(self.width))
+                self.insert(name, replace(piece, state_nS=state, last_n=torch.zeros_like(piece.last_n)))
 
-        Sightings are counted here, and ids dropped to the default row are drawn here.
+    def checkout(self, blocks: Sequence[Sequence[IdColumn]]) -> Loan:
+        """Lend the rows of the columns to a training pass; `apply` takes them back.
+
+        Sightings are counted here, ids dropped to the default row are drawn here, and rows are brought up to date.
+
+        Args:
+            blocks: The columns of each block, of equal length.
 
         Raises:
             LogError: A negative id that isn't `MISSING_ID`.
             SchemaError: A column names a table that isn't here.
-            TrainingError: The table has no rule.
+            TrainingError: The table has no rule, or no room for more rows.
         """
         if self._rule is None:
             raise TrainingError(
-                f"the tables {[spec.name for spec in self.specs]} have no rule to move their rows by",
+                f"the tables {list(self.names)} have no rule to move their rows by",
                 do="call train_with(rule) first, or put the model into eval mode to read",
             )
-        ids_n, bounds_F, tables_F = self._flat(columns)
-        needed = self._map.needed(ids_n, bounds_F, tables_F, self._sightings, step=self._step)
-        slots_U = torch.from_numpy(needed.slots_U)
-        rows_UW = take_rows(self.rows, slots_U)
-        if self._rule.decay:
-            self._rule.refresh(rows_UW, self._state[:0], self._log_shrink - self._paid[slots_U])
-        loan = Loan(rows_UW.requires_grad_(), torch.from_numpy(needed.index_n), slots_U)
-        self._loans.append(loan)
+        columns, of_block, loan = self._laid_out(blocks)
+        draw = Draw((self.seed * _GOLDEN + self._clock.step) % 2**64, int(self.default_rate * 2.0**64))
+        self._store.lend(columns, draw, self._rule, self._clock)
+        for block in loan.blocks:
+            block.requires_grad_()
+        self._open.append((columns, of_block, loan))
+        self._is_collected = False
         return loan
 
-    def read(self, columns: Sequence[IdColumn]) -> Loan:
-        """The rows as they stand, without training: ids never admitted read the default row.
+    def read(self, blocks: Sequence[Sequence[IdColumn]]) -> Loan:
+        """The rows as they stand, without training: ids without a row of their own read the default row.
 
         Raises:
             LogError: A negative id that isn't `MISSING_ID`.
             SchemaError: A column names a table that isn't here.
         """
-        self._settle_decay()
-        ids_n, bounds_F, tables_F = self._flat(columns)
-        slots_n = self._map.slots(ids_n, bounds_F, tables_F, self._sightings)
-        return Loan(self.rows, torch.from_numpy(slots_n), torch.empty(0, dtype=torch.int64))
+        columns, _, loan = self._laid_out(blocks)
+        self._store.read(columns, self._rule, self._clock)
+        return loan
 
-    def apply(self) -> None:
+    def collect(self) -> float:
+        """Sum the gradients of each row over all its uses since the last step; moves nothing.
+
+        Returns:
+            The sum of squares of the summed gradients, for clipping.
+
+        Raises:
+            TrainingError: A gradient is not finite; no row has moved.
+        """
+        returned = []
+        for columns, of_block, loan in self._open:
+            grads = [None if block.grad is None else block.grad.contiguous() for block in loan.blocks]
+            for column, b in zip(columns, of_block, strict=True):
+                grad = grads[b]
+                if grad is not None:
+                    returned.append(column._replace(block_nFW=grad))
+        square = self._store.collect(returned)
+        if not math.isfinite(square):
+            raise self._not_finite(returned)
+        self._is_collected = True
+        return square
+
+    def apply(self, scale: float = 1.0) -> None:
         """Take back all rows lent since the last call: move those that have a gradient by the rule, once.
 
         A row lent twice (two forward passes before one step) has its gradients summed.
+
+        Args:
+            scale: Multiplies the gradients; below 1 it clips.
+
+        Raises:
+            TrainingError: A gradient is not finite; no row has moved.
         """
-        loans = [loan for loan in self._loans if loan.rows_UW.grad is not None]
-        self._loans.clear()
-        rule = self._rule
-        if rule is None:
+        if self._rule is None:
+            self._open.clear()
             return
-        self._step += 1
-        if rule.decay:
-            self._log_shrink += rule.log_shrink(self._learning_rate)
-        if not loans:
-            return
-        slots_U, grads_UW, rows_UW = _united(loans)
-        state_US = take_rows(self._state, slots_U)
-        rule.update(rows_UW, grads_UW, state_US, self._step, self._learning_rate)
-        put_rows(self.rows, slots_U, rows_UW)
-        put_rows(self._state, slots_U, state_US)
-        if rule.decay:
-            self._paid[slots_U] = self._log_shrink
+        if not self._is_collected:
+            self.collect()
+        self._clock.tick(self._learning_rate)
+        self._store.apply(self._rule, self._clock, scale)
+        self._open.clear()
+        self._is_collected = False
 
     def abandon(self) -> None:
         """Forget what is lent, moving no row."""
-        self._loans.clear()
+        self._store.abandon()
+        self._open.clear()
+        self._is_collected = False
+
+    def chunks(
+        self, name: str, *, since_step: int = 0, max_rows: int = _ROWS_A_PIECE, up_to_date: bool = True
+    ) -> Iterator[StoredRows]:
+        """The rows of a named table that training has seen, its own two first, in pieces; nothing may be lent meanwhile.
+
+        Args:
+            name: Of the table.
+            since_step: Only rows that changed after this step, if > 0.
+            max_rows: About the most in a piece.
+            up_to_date: Whether rows first pay for the steps they missed; training goes on bit-equal only if not.
+        """
+        rule = self._rule if up_to_date else None
+        yield from self._store.scan(
+            self._table(name), since_step=since_step, max_rows=max_rows, rule=rule, clock=self._clock
+        )
+
+    def insert(self, name: str, rows: StoredRows) -> None:
+        """Put rows with their counts and state, in the place of those that are there.
+
+        Raises:
+            SchemaError: Their width, or their state's, is another; or a key lies outside the table.
+        """
+        spec = self.specs[self._table(name)]
+        state_width = 0 if self._rule is None else self._rule.state_width(self.width)
+        if rows.rows_nW.shape[1] != self.width or rows.state_nS.shape[1] != state_width:
+            raise SchemaError(
+                f"rows do not fit table {name!r}",
+                found=f"width {rows.rows_nW.shape[1]}, state {rows.state_nS.shape[1]}",
+                allowed=f"width {self.width}, state {state_width}",
+            )
+        limit = 2**63 - 1 if spec.growing else spec.size - 1
+        if len(rows) and not DEFAULT_KEY <= int(rows.keys_n.min()) <= int(rows.keys_n.max()) <= limit:
+            raise SchemaError(
+                f"a row stands outside table {name!r}",
+                found=f"{int(rows.keys_n.min())} … {int(rows.keys_n.max())}", allowed=f"0 … {limit}",
+            )  # fmt: skip
+        self._store.insert(self._table(name), rows)
+
+    def clear(self) -> None:
+        """Forget all rows: each is again as it starts."""
+        self.abandon()
+        del self._store
+        self._store = self._new_store(self._rule)
+
+    def remove(self, name: str, keys_n: Tensor) -> None:
+        """Drop rows of a growing table."""
+        self._store.remove(self._table(name), keys_n)
+
+    def track_removed(self, *, on: bool) -> None:
+        """Whether to remember the ids of rows evicted, for `take_removed`."""
+        self._store.track_removed(on=on)
+
+    def take_removed(self, name: str) -> Tensor:
+        """int64: ids evicted since the last call."""
+        return self._store.take_removed(self._table(name))
+
+    def progress(self) -> dict[str, Tensor]:
+        """What besides its rows a table needs to go on bit-equal; `load_progress` takes it."""
+        return {**self._clock.state(), "learning_rate": torch.tensor([self._learning_rate], dtype=torch.float64)}
+
+    def load_progress(self, progress: Mapping[str, Tensor]) -> None:
+        """Take what `progress` gave."""
+        self._clock.load_state(progress)
+        self._learning_rate = float(progress["learning_rate"])
 
     def state(self) -> dict[str, Tensor]:
-        """All that training needs to go on bit-equal; `load_state` takes it. Copies nothing."""
-        return {
-            "rows": self.rows,
-            "sightings": torch.from_numpy(self._sightings),
-            "state": self._state,
-            "paid": self._paid,
-            "step": torch.tensor([self._step]),
-            "rates": torch.tensor([self._learning_rate, self._log_shrink], dtype=torch.float64),
-        }
+        """All that training needs to go on bit-equal, in memory; `load_state` takes it."""
+        state = self.progress()
+        for name in self.names:
+            pieces = list(self.chunks(name, up_to_date=False))
+            for field in StoredRows.__slots__:
+                state[f"{name}.{field}"] = torch.cat([getattr(piece, field) for piece in pieces])
+        return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from `state` of a table of the same shape and rule.
 
         Raises:
-            TrainingError: The shapes differ.
+            TrainingError: The table is of another shape, or has another rule.
         """
-        own = self.state()
-        for name, tensor in own.items():
-            if state[name].shape != tensor.shape:
-                raise TrainingError(
-                    f"{name} of the tables {[spec.name for spec in self.specs]} has another shape",
-                    found=tuple(state[name].shape), allowed=tuple(tensor.shape),
-                )  # fmt: skip
-        for name in ("rows", "sightings", "state", "paid"):
-            own[name].copy_(state[name])
-        self._step = int(state["step"])
-        self._learning_rate, self._log_shrink = state["rates"].tolist()
-
-    def seen_rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What a bundle keeps: slots, sightings and rows of all rows that serving can read, decay paid.
-
-        Returns:
-            int64 slots, ascending; uint8 sightings; float32 rows.
-        """
-        self._settle_decay()
-        kept = self._sightings >= self._map.admission
-        for spec in self.specs:
-            first, _ = self._map.region(spec.name)
-            kept[first : first + NUM_OWN_ROWS] = True
-        slots = torch.from_numpy(np.flatnonzero(kept))
-        return slots, torch.from_numpy(self._sightings)[slots], self.rows[slots]
-
-    def load_seen_rows(self, slots: Tensor, sightings: Tensor, rows: Tensor) -> None:
-        """Take the rows that `seen_rows` gave; all others read their default row."""
-        if bool(((slots < 0) | (slots >= self.num_rows)).any()):
-            raise SchemaError(
-                "a row stands outside its table", found=int(slots.max()), allowed=f"0 … {self.num_rows - 1}"
-            )
-        self._settle_decay()  # what the old rows owe is no debt of the new ones
-        self._sightings[:] = 0
-        self._sightings[slots.numpy()] = sightings.numpy()
-        self.rows[slots] = rows
-
-    def _flat(self, columns: Sequence[IdColumn]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        names = tuple([column.table for column in columns])
-        tables_F = self._tables_of.get(names)
-        if tables_F is None:
+        self.clear()
+        for name in self.names:
             try:
-                tables_F = np.array([self._map.table_index(name) for name in names], dtype=np.int64)
-            except KeyError as error:
-                raise SchemaError(f"no table {error.args[0]!r} here", found=list(self._map.names)) from None
-            self._tables_of[names] = tables_F
-        bounds_F = np.array([0, *accumulate([column.ids.shape[0] for column in columns])], dtype=np.int64)
-        ids_n = torch.cat([column.ids for column in columns]) if len(columns) > 1 else columns[0].ids.contiguous()
-        return ids_n.numpy(), bounds_F, tables_F
+                self.insert(name, StoredRows(**{field: state[f"{name}.{field}"] for field in StoredRows.__slots__}))
+            except (KeyError, SchemaError) as error:
+                raise TrainingError(
+                    f"what was kept of the tables {list(self.names)} does not fit them", found=str(error),
+                    do="start anew, or go on with the settings that it was kept under",
+                ) from error  # fmt: skip
+        self.load_progress(state)
 
-    def _settle_decay(self) -> None:
-        # rows that were not lent owe the decay of the steps they missed; it must be paid before anyone reads the slab
-        rule = self._rule
-        if rule is None or not rule.decay:
-            return
-        owing = torch.nonzero(self._paid != self._log_shrink).squeeze(1)
-        if len(owing):
-            rows = self.rows[owing]
-            rule.refresh(rows, self._state[:0], self._log_shrink - self._paid[owing])
-            self.rows[owing] = rows
-            self._paid[owing] = self._log_shrink
+    def _table(self, name: str) -> int:
+        try:
+            return self._place[name]
+        except KeyError:
+            raise SchemaError(f"no table {name!r} here", found=list(self.names)) from None
 
+    def _laid_out(self, blocks: Sequence[Sequence[IdColumn]]) -> tuple[list[LentColumn], list[int], Loan]:
+        total = sum(len(column.ids) for block in blocks for column in block)
+        index = torch.empty(total, dtype=torch.int32)
+        columns: list[LentColumn] = []
+        of_block: list[int] = []
+        read = []
+        start = 0
+        for b, block in enumerate(blocks):
+            num_ids = len(block[0].ids)
+            rows = torch.empty(num_ids, len(block) * self.width)
+            read.append(rows)
+            for f, (name, ids_n) in enumerate(block):
+                if len(ids_n) != num_ids:
+                    raise SchemaError("columns of one block differ in length", found=[len(c.ids) for c in block])
+                if num_ids and int(ids_n.min()) < MISSING_ID:
+                    raise LogError(
+                        f"an id of table {name!r} is negative",
+                        found=int(ids_n.min()),
+                        allowed=f"0 … 2^63 - 1, or MISSING_ID ({MISSING_ID}) where the schema allows a missing id",
+                        do="hash or shift the ids before writing the log",
+                    )
+                columns.append(LentColumn(self._table(name), ids_n.contiguous(), rows, f * self.width, index, start))
+                of_block.append(b)
+                start += num_ids
+        return columns, of_block, Loan(tuple(read))
 
-def _united(loans: list[Loan]) -> tuple[Tensor, Tensor, Tensor]:
-    if len(loans) == 1:
-        (loan,) = loans
-        assert loan.rows_UW.grad is not None
-        return loan.slots_U, loan.rows_UW.grad, loan.rows_UW.detach()
-    slots_U, index_n = torch.unique(torch.cat([loan.slots_U for loan in loans]), return_inverse=True)
-    lent = torch.cat([loan.rows_UW.detach() for loan in loans])
-    grads = torch.cat([loan.rows_UW.grad for loan in loans if loan.rows_UW.grad is not None])
-    grads_UW = torch.zeros(len(slots_U), lent.shape[1], dtype=lent.dtype).index_add_(0, index_n, grads)
-    rows_UW = torch.empty_like(grads_UW).index_copy_(0, index_n, lent)
-    return slots_U, grads_UW, rows_UW
+    def _not_finite(self, returned: Sequence[LentColumn]) -> TrainingError:
+        bad = [
+            self.names[c.table]
+            for c in returned
+            if not c.block_nFW[:, c.at : c.at + self.width].isfinite().all()
+        ]  # fmt: skip
+        return TrainingError(
+            f"a gradient of the rows of table {', '.join(sorted(set(bad)))} is not finite",
+            allowed="finite gradients",
+            do="lower the learning rates, or look for outliers among the numeric columns; no row has moved",
+        )

@@ -1,0 +1,99 @@
+// A few threads that wait between batches. Work is dealt out beforehand, so that what a thread does never depends on
+// which of them is faster.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+namespace rankwell {
+
+inline void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+class Threads {
+   public:
+    explicit Threads(int count) : owner_(getpid()) {
+        for (int t = 1; t < count; ++t) {
+            slots_.push_back(std::make_unique<Slot>());
+            slots_.back()->thread = std::thread([this, t] { serve(t); });
+        }
+    }
+    ~Threads() {
+        for (auto& slot : slots_) {
+            if (getpid() != owner_) {  // a forked child has the objects but not the threads
+                slot->thread.detach();
+                slot.release();  // NOLINT: destroying it would wait for a thread that is not there
+                continue;
+            }
+            slot->state.store(stopping);
+            slot->state.notify_one();
+            slot->thread.join();
+        }
+    }
+
+    int count() const { return int(slots_.size()) + 1; }
+    bool is_ours() const { return getpid() == owner_; }
+
+    // Runs work(t) for t in 0 … count - 1, one on each thread; rethrows the first error after all have ended.
+    void run(const std::function<void(int)>& work) {
+        work_ = &work;
+        for (auto& slot : slots_) {
+            slot->error = nullptr;
+            slot->state.store(working, std::memory_order_release);
+            slot->state.notify_one();
+        }
+        std::exception_ptr error;
+        try {
+            work(0);
+        } catch (...) {
+            error = std::current_exception();
+        }
+        for (auto& slot : slots_) {
+            for (int spin = 0; slot->state.load(std::memory_order_acquire) == working; ++spin) {
+                if (spin < spins) pause(); else std::this_thread::yield();
+            }
+            if (slot->error && !error) error = slot->error;
+        }
+        if (error) std::rethrow_exception(error);
+    }
+
+   private:
+    enum : uint32_t { idle, working, stopping };
+    static constexpr int spins = 2000;  // some 50 µs: phases of one step follow each other faster than a wake-up
+    struct Slot {
+        std::atomic<uint32_t> state{idle};
+        std::exception_ptr error;
+        std::thread thread;
+    };
+
+    void serve(int t) {
+        Slot& slot = *slots_[size_t(t - 1)];
+        for (;;) {
+            for (int spin = 0; spin < spins && slot.state.load(std::memory_order_acquire) == idle; ++spin) pause();
+            slot.state.wait(idle, std::memory_order_acquire);
+            if (slot.state.load(std::memory_order_acquire) == stopping) return;
+            try {
+                (*work_)(t);
+            } catch (...) {
+                slot.error = std::current_exception();
+            }
+            slot.state.store(idle, std::memory_order_release);
+        }
+    }
+
+    pid_t owner_;
+    const std::function<void(int)>* work_ = nullptr;
+    std::vector<std::unique_ptr<Slot>> slots_;
+};
+
+}  // namespace rankwell
