@@ -205,7 +205,8 @@ class Batches:
     def _buffers(self, selections: Sequence[tuple[Block, int]]) -> list[list[tuple[Block, int]]]:
         """About equally large runs of blocks; what is too small for a batch joins the run before it."""
         sizes = [self._share_of_buffer(block, count) for block, count in selections]
-        num_buffers = max(1, math.ceil(sum(sizes) - 1e-9))
+        total = sum(sizes)
+        num_buffers = max(1, math.ceil(total - 1e-9))
         if num_buffers > 1 and self._seed is None:
             # Nothing is mixed, so buffers need be no larger than makes equal batches; one block each costs no copy.
             enough = max(_LEAST_BUFFER, _LEAST_BATCHES * self._num_requests)
@@ -213,7 +214,7 @@ class Batches:
         buffers: list[list[tuple[Block, int]]] = []
         last = -1
         for selection, size_after, size in zip(selections, accumulate(sizes), sizes, strict=True):
-            index = int((size_after - size) / sum(sizes) * num_buffers + 1e-9)
+            index = int((size_after - size) / total * num_buffers + 1e-9)
             if index != last and (not buffers or _count(buffers[-1]) >= self._num_requests):
                 buffers.append([])
                 last = index
