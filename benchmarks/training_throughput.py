@@ -31,7 +31,7 @@ from rankwell.data.split import WholeLog
 from rankwell.data.statistics import NumericStatistics
 from rankwell.models.wide_deep import Deep, DeepSettings
 from rankwell.schema import Action, Categorical, Schema
-from rankwell.tables.row_optimizers import RowWiseAdaGrad
+from rankwell.tables.adagrad import RowWiseAdaGrad
 from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.loop import LoopSettings, StepReport, fit
 from rankwell.training.objectives import PointwiseObjective

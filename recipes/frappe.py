@@ -14,13 +14,13 @@ from rankwell.data.split import HashSplit, WholeLog
 from rankwell.data.statistics import NumericStatistics
 from rankwell.models.wide_deep import DeepSettings, LogisticSettings, WideDeep, WideDeepSettings
 from rankwell.schema import Action, Categorical, Cross, Schema, TableSpec
-from rankwell.tables.row_optimizers import AdaGrad, RowOptimizer, RowWiseAdaGrad
+from rankwell.tables.adagrad import AdaGrad, RowWiseAdaGrad
+from rankwell.tables.row_optimizer import RowOptimizer
 from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.loop import LoopSettings
 from rankwell.training.optimizers import OptimizerPlan
 from rankwell.training.recipe import LogPart, Published, Recipe
 
-_ROWS = RowWiseAdaGrad(learning_rate=0.02, decay=2.0)
 FIELDS = ("user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
 
 
@@ -72,8 +72,7 @@ def _recipe(name: str, schema: Schema, cross_rows: Mapping[str, RowOptimizer]) -
         optimizers=OptimizerPlan(
             dense=DenseAdamW(learning_rate=1e-3, decay=2.0),
             rows=cross_rows,
-            linear_rows=_ROWS,
-            default_rows=_ROWS,
+            default_rows=RowWiseAdaGrad(learning_rate=0.02, decay=2.0),
         ),
         loop=LoopSettings(max_epochs=8, patience=8, monitor="auc", drop_factor=1.0, anneal_to=0.02),
         num_requests=2048,

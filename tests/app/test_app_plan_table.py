@@ -11,7 +11,7 @@ from rankwell.app.plan_table import plan_printer
 from rankwell.data.statistics import NumericStatistics
 from rankwell.models.wide_deep import WideDeep
 from rankwell.schema import Action, Categorical, Schema
-from rankwell.tables.row_optimizers import AdaGrad, RowWiseAdaGrad
+from rankwell.tables.adagrad import AdaGrad, RowWiseAdaGrad
 from rankwell.training.dense_optimizers import DenseAdamW, DenseSgd
 from rankwell.training.objectives import PointwiseObjective
 from rankwell.training.optimizers import OptimizerPlan

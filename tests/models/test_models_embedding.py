@@ -21,7 +21,7 @@ from rankwell.models.embedding import CrossColumns, FeatureColumns, IdColumns, R
 from rankwell.models.wide_deep import Deep
 from rankwell.schema import Action, Bag, Categorical, Cross, Numeric, Quantiles, Schema, Sequence
 from rankwell.tables.hashing import cross_ids
-from rankwell.tables.row_optimizers import RowWiseAdaGrad
+from rankwell.tables.adagrad import RowWiseAdaGrad
 from rankwell.tables.table import IdColumn, Table
 from rankwell.types import MISSING_ID, Batch, Features
 

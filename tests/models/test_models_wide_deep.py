@@ -23,7 +23,7 @@ from rankwell.models.model import Model
 from rankwell.models.wide_deep import Deep, DeepSettings, Logistic, WideDeep, WideDeepSettings
 from rankwell.schema import Action, Bag, Categorical, Cross, Identity, Numeric, Place, Schema, Sequence
 from rankwell.tables.hashing import cross_ids
-from rankwell.tables.row_optimizers import RowWiseAdaGrad
+from rankwell.tables.adagrad import RowWiseAdaGrad
 from rankwell.tables.table import IdColumn, Table
 
 ACTIONS = (Action(name="click"), Action(name="apply"))

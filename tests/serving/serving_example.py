@@ -14,7 +14,7 @@ from rankwell.models.model import Model
 from rankwell.models.wide_deep import DeepSettings, WideDeep, WideDeepSettings
 from rankwell.schema import Action, Bag, Categorical, Cross, Numeric, Quantiles, Schema, Sequence, TableSpec
 from rankwell.serving.bundle import Bundle
-from rankwell.tables.row_optimizers import RowWiseAdaGrad
+from rankwell.tables.adagrad import RowWiseAdaGrad
 from rankwell.types import Audit, Batch, Events, Features, Ragged, Targets
 
 NUM_JOBS = 60

@@ -14,7 +14,7 @@ from training_example import JOBS, PLAN, Shifted, drawing_model, everything, in_
 
 from rankwell.errors import RecipeError
 from rankwell.models.model import Model
-from rankwell.tables.row_optimizers import AdaGrad, RowWiseAdaGrad
+from rankwell.tables.adagrad import AdaGrad, RowWiseAdaGrad
 from rankwell.training.dense_optimizers import DenseAdaGrad, DenseAdamW, DenseSgd
 from rankwell.training.objectives import Objective, PointwiseObjective
 from rankwell.training.optimizers import OptimizerPlan, Optimizers

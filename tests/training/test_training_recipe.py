@@ -24,7 +24,7 @@ from rankwell.errors import CalibrationError, LeakError, LogError, RecipeError
 from rankwell.losses.pointwise import SmoothedBinaryCrossEntropy
 from rankwell.models.wide_deep import Logistic
 from rankwell.schema import Action, Schema
-from rankwell.tables.row_optimizers import RowWiseAdaGrad
+from rankwell.tables.adagrad import RowWiseAdaGrad
 from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.loop import LoopSettings
 from rankwell.training.objectives import PointwiseObjective

@@ -41,7 +41,7 @@ from rankwell.data.log import RequestLog, open_log
 from rankwell.data.split import PARTS, HashSplit, Part
 from rankwell.errors import CheckpointError, RankwellWarning
 from rankwell.losses.pointwise import SmoothedBinaryCrossEntropy
-from rankwell.tables.row_optimizers import RowWiseAdaGrad
+from rankwell.tables.adagrad import RowWiseAdaGrad
 from rankwell.training.checkpoint import Checkpoint, Checkpoints
 from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.history import TrainingHistory

@@ -28,7 +28,7 @@ from rankwell.models.wide_deep import (
     WideDeepSettings,
 )
 from rankwell.schema import Action, Categorical, Numeric, Schema
-from rankwell.tables.row_optimizers import RowWiseAdaGrad
+from rankwell.tables.adagrad import RowWiseAdaGrad
 from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.history import TrainingHistory
 from rankwell.training.loop import LoopSettings, StepReport, fit

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rankwell.app.number_format import count, memory
-from rankwell.tables.row_optimizers import RowOptimizer
+from rankwell.tables.row_optimizer import RowOptimizer
 from rankwell.training.dense_optimizers import DenseOptimizer
 from rankwell.training.optimizers import OptimizerPlan, PlannedGroup
 
@@ -32,7 +32,7 @@ def plan_table(groups: Sequence[PlannedGroup], title: str, caption: str = "") ->
         title: Above the table.
         caption: Below it.
 
-    >>> from rankwell.tables.row_optimizers import RowWiseAdaGrad
+    >>> from rankwell.tables.adagrad import RowWiseAdaGrad
     >>> rule = RowWiseAdaGrad(learning_rate=0.1, decay=2.0)
     >>> group = PlannedGroup("rows", "deep", rule, clip_norm=None, count=10, width=4, value_bytes=160, state_bytes=40)
     >>> for column in plan_table([group], "jobs").columns:

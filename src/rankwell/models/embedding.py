@@ -18,7 +18,7 @@ from rankwell.data.statistics import NumericStatistics
 from rankwell.models.numeric_inputs import BucketIds
 from rankwell.schema import Bag, Categorical, Numeric, Quantiles, Schema, TableSpec
 from rankwell.tables.hashing import cross_ids
-from rankwell.tables.rows import rows_side_by_side
+from rankwell.tables.quotient_remainder import composed_rows, part_columns
 from rankwell.tables.table import IdColumn, Table
 from rankwell.types import Column, Features, Ragged
 
@@ -196,40 +196,40 @@ class RowLookup(nn.Module):
         self.columns, self.table = columns, table
         self.request_width: int = columns.num_blocks["request"] * table.width
         self.candidate_width: int = columns.num_blocks["candidate"] * table.width
+        self._specs = {spec.name: spec for spec in columns.specs}
 
     def forward(self, features: Features) -> Rows:
         """The rows of each side, side by side."""
         single = {on: self.columns.single(features, on) for on in ("candidate", "request")}
         lists = {on: self.columns.lists(features, on) for on in ("candidate", "request")}
-        every = [c for on in ("candidate", "request") for c in (*single[on], *(column for column, _ in lists[on]))]
-        if not every:
+        wanted = [
+            columns
+            for on in ("candidate", "request")
+            for columns in (single[on], *([column] for column, _ in lists[on]))
+            if columns
+        ]
+        if not wanted:
             return Rows(torch.zeros(features.num_requests, 0), torch.zeros(features.num_candidates, 0))
-        loan = self.table.checkout(every) if self.training else self.table.read(every)
+        blocks = [[part for c in columns for part in part_columns(self._specs[c.table], c.ids)] for columns in wanted]
+        loan = self.table.checkout(blocks) if self.training else self.table.read(blocks)
+        lent = iter(
+            composed_rows(rows, tuple(self._specs[c.table] for c in columns), self.table.width)
+            for rows, columns in zip(loan.blocks, wanted, strict=True)
+        )
         sides = []
-        start = 0
         for on, num_entries in (("candidate", features.num_candidates), ("request", features.num_requests)):
-            stop = start + len(single[on]) * num_entries
-            blocks = _side_by_side(loan.index_n[start:stop], loan.rows_UW, num_entries, len(single[on]))
-            start = stop
-            means = []
-            for column, offsets in lists[on]:
-                stop = start + len(column.ids)
-                means.append(_means(loan.index_n[start:stop], loan.rows_UW, offsets))
-                start = stop
-            sides.append(torch.cat([blocks, *means], dim=1) if means else blocks)
+            parts = [next(lent)] if single[on] else []
+            parts += [_means(next(lent), offsets) for _, offsets in lists[on]]
+            sides.append(
+                torch.cat(parts, dim=1) if len(parts) > 1 else parts[0] if parts else torch.zeros(num_entries, 0)
+            )
         return Rows(request_RW=sides[1], candidate_CW=sides[0])
 
 
-def _side_by_side(index_n: Tensor, rows_UW: Tensor, num_entries: int, num_columns: int) -> Tensor:
-    if num_columns == 0:
-        return torch.zeros(num_entries, 0)
-    return rows_side_by_side(rows_UW, index_n, num_columns)
-
-
-def _means(index_n: Tensor, rows_UW: Tensor, offsets: Tensor) -> Tensor:
-    if len(index_n) == 0:
-        return torch.zeros(len(offsets) - 1, rows_UW.shape[1])
-    return embedding_bag(index_n, rows_UW, offsets, mode="mean", include_last_offset=True)
+def _means(rows_nW: Tensor, offsets: Tensor) -> Tensor:
+    if len(rows_nW) == 0:
+        return torch.zeros(len(offsets) - 1, rows_nW.shape[1])
+    return embedding_bag(torch.arange(len(rows_nW)), rows_nW, offsets, mode="mean", include_last_offset=True)
 
 
 def _side_columns(features: Features, on: str) -> Mapping[str, Column]:

@@ -14,10 +14,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rankwell.data.statistics import NumericStatistics
-from rankwell.models.embedding import CrossColumns, FeatureColumns, RowLookup, Rows
+from rankwell.models.embedding import CrossColumns, FeatureColumns, IdColumns, RowLookup, Rows
 from rankwell.models.model import Model, ModelSettings
 from rankwell.models.numeric_inputs import DistanceInputs, NumericInputs
-from rankwell.schema import Schema
+from rankwell.schema import Schema, TableSpec
 from rankwell.tables.table import Table
 from rankwell.types import Encoded, Features
 
@@ -105,7 +105,12 @@ class WidePart(nn.Module):
         ):
             if columns.specs:
                 self.tables[part] = Table(
-                    columns.specs, width=num_actions, seed=seed, init_scale=0.0, admission=admission, default_rate=rate
+                    _row_tables(columns),
+                    width=num_actions,
+                    seed=seed,
+                    init_scale=0.0,
+                    admission=admission,
+                    default_rate=rate,
                 )
                 self.lookups[part] = RowLookup(columns, self.tables[part])
         self.on_request = NumericInputs(schema, statistics, "request")
@@ -146,7 +151,7 @@ class DeepPart(nn.Module):
         super().__init__()
         columns = FeatureColumns(schema, statistics)
         table = Table(
-            columns.specs, width=settings.width, seed=seed, init_scale=settings.init_scale,
+            _row_tables(columns), width=settings.width, seed=seed, init_scale=settings.init_scale,
             admission=settings.admission, default_rate=settings.default_rate,
         )  # fmt: skip
         self.tables: dict[str, Table] = {"deep": table} if columns.specs else {}
@@ -232,8 +237,8 @@ class Deep(Model):
     >>> from rankwell.data.statistics import NumericStatistics
     >>> from rankwell.schema import Action, Categorical
     >>> schema = Schema(features=(Categorical(name="job", num_ids=100),), actions=(Action(name="click"),))
-    >>> Deep(schema, NumericStatistics(), DeepSettings(width=8, hidden=(32,)), seed=0).tables["deep"].rows.shape
-    torch.Size([102, 8])
+    >>> Deep(schema, NumericStatistics(), DeepSettings(width=8, hidden=(32,)), seed=0).tables["deep"].num_rows
+    102
     """
 
     settings_class: ClassVar[type[ModelSettings]] = DeepSettings
@@ -296,6 +301,10 @@ class WideDeep(Model):
         hidden_CD, wide_CA = torch.split(encoded.candidate_CD, [self.deep.width, len(self.schema.actions)], dim=1)
         logits_CA: Tensor = self.last(hidden_CD) + wide_CA
         return logits_CA
+
+
+def _row_tables(columns: IdColumns) -> list[TableSpec]:
+    return [part for spec in columns.specs for part in spec.parts()]
 
 
 def _side_by_side(parts: list[Tensor]) -> Tensor:

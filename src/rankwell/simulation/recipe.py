@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -15,7 +15,7 @@ from rankwell.models.wide_deep import Deep, DeepSettings, Logistic, LogisticSett
 from rankwell.schema import Schema
 from rankwell.simulation.schema import marketplace_schema
 from rankwell.simulation.truth import Truth
-from rankwell.tables.row_optimizers import AdaGrad, RowOptimizer, RowWiseAdaGrad
+from rankwell.tables.adagrad import RowWiseAdaGrad
 from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.loop import LoopSettings
 from rankwell.training.optimizers import OptimizerPlan
@@ -30,31 +30,23 @@ SEGMENTS: Final = ("seniority", "experience_band", "job_seniority", "gender")
 
 _WIDE = LogisticSettings()
 _DEEP = DeepSettings(width=8, hidden=(128, 64), dropout=0.1, init_scale=0.3)
-_WIDE_ROWS: Mapping[str, RowOptimizer] = {
-    "wide": AdaGrad(learning_rate=0.05),
-    "crosses": AdaGrad(learning_rate=0.05),
-}
-_DEEP_ROWS: Mapping[str, RowOptimizer] = {"deep": RowWiseAdaGrad(learning_rate=0.2)}
 
 
 @final
 @dataclass(frozen=True)
 class Kind:
-    """A kind of model on this log: its name in reports, how it is built, and the rules of its tables."""
+    """A kind of model on this log: its name in reports, and how it is built."""
 
     name: str
     build: Callable[[Schema, NumericStatistics, int], Model]
-    rows: Mapping[str, RowOptimizer]
 
 
-LOGISTIC: Final = Kind("Logistic", lambda s, n, seed: Logistic(s, n, _WIDE, seed=seed), _WIDE_ROWS)
+LOGISTIC: Final = Kind("Logistic", lambda s, n, seed: Logistic(s, n, _WIDE, seed=seed))
 """Wide only: a weight for each id, cross and numeric input."""
-DEEP: Final = Kind("Deep", lambda s, n, seed: Deep(s, n, _DEEP, seed=seed), _DEEP_ROWS)
+DEEP: Final = Kind("Deep", lambda s, n, seed: Deep(s, n, _DEEP, seed=seed))
 """Deep only: embeddings and numerics through a perceptron."""
 WIDE_DEEP: Final = Kind(
-    "Wide & Deep",
-    lambda s, n, seed: WideDeep(s, n, WideDeepSettings(wide=_WIDE, deep=_DEEP), seed=seed),
-    {**_WIDE_ROWS, **_DEEP_ROWS},
+    "Wide & Deep", lambda s, n, seed: WideDeep(s, n, WideDeepSettings(wide=_WIDE, deep=_DEEP), seed=seed)
 )
 """Both, jointly."""
 KINDS: Final = (LOGISTIC, DEEP, WIDE_DEEP)
@@ -75,10 +67,7 @@ def marketplace_recipe(kind: Kind = WIDE_DEEP, *, schema: Schema | None = None) 
         schema=schema,
         parts={"train": whole, "tune": whole, "calibrate": whole, "test": whole},
         build=lambda statistics, seed: kind.build(schema, statistics, seed),
-        optimizers=OptimizerPlan(
-            dense=DenseAdamW(learning_rate=3e-3),
-            rows=kind.rows,
-        ),
+        optimizers=OptimizerPlan(dense=DenseAdamW(learning_rate=3e-3), default_rows=RowWiseAdaGrad(learning_rate=0.2)),
         loop=LoopSettings(max_epochs=3, patience=3, drop_factor=1.0, anneal_to=0.05),
         num_requests=32,
         calibrate=fit_isotonic,

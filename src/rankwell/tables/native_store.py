@@ -47,7 +47,7 @@ class NativeStore(RowStore):
             self._tables.lend(
                 [
                     (c.table, c.ids_n.data_ptr(), len(c.ids_n), c.block_nFW.data_ptr() + 4 * c.at, c.block_nFW.shape[1],
-                     c.index.data_ptr() + 4 * c.start)
+                     c.places.data_ptr() + 4 * c.start)
                     for c in columns
                 ],
                 *draw, rule.compiled(), _tick(clock), torch.get_num_threads(),
@@ -67,7 +67,7 @@ class NativeStore(RowStore):
         """See `RowStore`."""
         square: float = self._tables.collect(
             [
-                (c.table, c.index.data_ptr() + 4 * c.start, len(c.ids_n), c.block_nFW.data_ptr() + 4 * c.at,
+                (c.table, c.places.data_ptr() + 4 * c.start, len(c.ids_n), c.block_nFW.data_ptr() + 4 * c.at,
                  c.block_nFW.shape[1])
                 for c in columns
             ],

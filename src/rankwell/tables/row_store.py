@@ -61,15 +61,15 @@ class LentColumn(NamedTuple):
         ids_n: int64, contiguous.
         block_nFW: float32, contiguous; the gradients' block when rows come back.
         at: The first of the column's W columns in the block.
-        index: int32; where the store notes which row each id read.
-        start: The column's first place in `index`.
+        places: int32; where the store notes which row each id read.
+        start: The column's first place in `places`.
     """
 
     table: int
     ids_n: Tensor
     block_nFW: Tensor
     at: int
-    index: Tensor
+    places: Tensor
     start: int
 
 

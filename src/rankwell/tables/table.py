@@ -61,8 +61,8 @@ class Table:
     Args:
         specs: The named tables. Features that share a table share its rows; named tables share nothing else.
         width: W, ≤ 1024.
-        seed: Rows start uniform in [-init_scale, init_scale), from (seed, table's name, id) alone, so a row's start does
-            not depend on when it is first seen.
+        seed: Rows start uniform in [-init_scale, init_scale), from (seed, table's name, id) alone, so a row's start
+            does not depend on when it is first seen.
         init_scale: 0 starts all rows at 0. The default and missing rows always start at 0.
         admission: An id reads its own row from its so-many-th sighting in training on, and before that the default row.
         default_rate: Share of the ids of a training batch that read the default row instead, drawn by
@@ -288,7 +288,7 @@ class Table:
     def chunks(
         self, name: str, *, since_step: int = 0, max_rows: int = _ROWS_A_PIECE, up_to_date: bool = True
     ) -> Iterator[StoredRows]:
-        """The rows of a named table that training has seen, its own two first, in pieces; nothing may be lent meanwhile.
+        """The rows of a named table that training has seen, its own two first, in pieces, while nothing is lent.
 
         Args:
             name: Of the table.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Final, Literal, final
 
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from rankwell.errors import RecipeError, TrainingError
 from rankwell.models.model import Model
-from rankwell.tables.row_optimizers import RowOptimizer, RowWiseAdaGrad
+from rankwell.tables.adagrad import RowWiseAdaGrad
+from rankwell.tables.ftrl import Ftrl
+from rankwell.tables.row_optimizer import RowOptimizer
 from rankwell.training.dense_optimizers import DenseAdamW, DenseOptimizer
 
 __all__ = ["OptimizerPlan", "Optimizers", "PlannedGroup"]
@@ -87,7 +89,7 @@ class OptimizerPlan:
     dense: DenseOptimizer = field(default_factory=DenseAdamW)
     dense_groups: Mapping[str, DenseOptimizer] = field(default_factory=dict)
     rows: Mapping[str, RowOptimizer] = field(default_factory=dict)
-    linear_rows: RowOptimizer = field(default_factory=RowWiseAdaGrad)
+    linear_rows: RowOptimizer = field(default_factory=Ftrl)
     default_rows: RowOptimizer = field(default_factory=RowWiseAdaGrad)
     warm_up_steps: int = 0
     clip_norm: float | None = None
@@ -141,12 +143,12 @@ class OptimizerPlan:
                 )
             )  # fmt: skip
         for group in self._groups(model, objective):
-            value_bytes = sum(parameter.nbytes for parameter in group.parameters)
+            value_bytes = sum(parameter.nbytes for parameter in group.parameters.values())
             if group.parameters:
                 lines.append(
                     PlannedGroup(
                         "dense", group.prefix, group.settings, group.clip_norm,
-                        sum(parameter.numel() for parameter in group.parameters), 1,
+                        sum(parameter.numel() for parameter in group.parameters.values()), 1,
                         value_bytes, value_bytes * group.settings.state_per_value,
                     )
                 )  # fmt: skip
@@ -169,15 +171,15 @@ class OptimizerPlan:
 
     def _groups(self, model: Model, objective: nn.Module) -> list[_DenseGroup]:
         """Each parameter in one of them; those that no prefix names in the last."""
-        groups = [_DenseGroup(p, dense, self.clip_dense.get(p), []) for p, dense in self.dense_groups.items()]
-        groups.append(_DenseGroup(_REST, self.dense, None, []))
+        groups = [_DenseGroup(p, dense, self.clip_dense.get(p), {}) for p, dense in self.dense_groups.items()]
+        groups.append(_DenseGroup(_REST, self.dense, None, {}))
         named: dict[nn.Parameter, str] = {}
         for start, module in (("", model), ("objective.", objective)):
             for name, parameter in module.named_parameters():
                 named.setdefault(parameter, start + name)
         for parameter, name in named.items():
             fitting = (group for group in groups if group.holds(name))
-            max(fitting, key=lambda group: len(group.prefix)).parameters.append(parameter)
+            max(fitting, key=lambda group: len(group.prefix)).parameters[name] = parameter
         empty = [group.prefix for group in groups[:-1] if not group.parameters]
         if empty:
             raise RecipeError(
@@ -193,11 +195,15 @@ class _DenseGroup:
     prefix: str
     settings: DenseOptimizer
     clip_norm: float | None
-    parameters: list[nn.Parameter]
+    parameters: dict[str, nn.Parameter]
 
     def holds(self, name: str) -> bool:
         """Whether the prefix fits, at whole words between dots."""
         return self.prefix == _REST or f"{name}.".startswith(f"{self.prefix}.")
+
+    def grads(self) -> list[Tensor]:
+        """Those that there are."""
+        return [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
 
 
 @final
@@ -206,7 +212,7 @@ class Optimizers:
 
     def __init__(self, plan: OptimizerPlan, model: Model, groups: Sequence[_DenseGroup]) -> None:
         self._plan, self._tables, self._groups = plan, model.tables, groups
-        self._dense = [group.settings.build(group.parameters) for group in groups]
+        self._dense = [group.settings.build(list(group.parameters.values())) for group in groups]
         limits = [*(plan.clip_rows.get(part) for part in model.tables), *(group.clip_norm for group in groups)]
         self._limits = [math.inf if limit is None else limit for limit in limits]
         self._clips = plan.clip_norm is not None or bool(plan.clip_rows or plan.clip_dense)
@@ -217,18 +223,21 @@ class Optimizers:
         """Move dense parameters and the rows lent since the last step.
 
         Raises:
-            TrainingError: A gradient that is to be clipped is not finite; nothing was moved.
+            TrainingError: A gradient is not finite; nothing was moved.
         """
-        scales = self._scales() if self._clips else None
+        norms = [math.sqrt(table.collect()) for table in self._tables.values()]  # before anything moves: it may refuse
+        norms += map(self._norm, self._groups)
+        scales = self._scales(norms) if self._clips else [1.0] * len(norms)
+        num_tables = len(self._tables)
+        for group, scale in zip(self._groups, scales[num_tables:], strict=True):
+            if scale < 1:
+                for grad in group.grads():
+                    grad.mul_(scale)
         for dense in self._dense:
             dense.step()
             dense.zero_grad()
-        if scales is None:
-            for table in self._tables.values():
-                table.apply()
-        else:
-            for table, scale in zip(self._tables.values(), scales, strict=False):
-                table.apply(scale)  # type: ignore[call-arg]
+        for table, scale in zip(self._tables.values(), scales[:num_tables], strict=True):
+            table.apply(scale)
         self._num_steps += 1
         if self._num_steps < self._plan.warm_up_steps:
             self._put_rates()
@@ -284,30 +293,22 @@ class Optimizers:
             if table.rule is not None:
                 table.learning_rate = table.rule.learning_rate * factor
 
-    def _scales(self) -> list[float]:
-        """Clip the dense gradients in place; the factors for the tables' gradients, in their order, come first."""
-        squares = [table.collect() for table in self._tables.values()]  # type: ignore[attr-defined]
-        grads = [[p.grad for p in group.parameters if p.grad is not None] for group in self._groups]
-        norms = [*map(math.sqrt, squares), *map(_norm, grads)]
-        if not all(map(math.isfinite, norms)):
+    def _norm(self, group: _DenseGroup) -> float:
+        norm = float(nn.utils.get_total_norm(group.grads()))
+        if not math.isfinite(norm):
+            bad = [n for n, p in group.parameters.items() if p.grad is not None and not p.grad.isfinite().all()]
             raise TrainingError(
-                "a gradient is not finite, so it cannot be clipped", found=f"norms {norms}",
+                f"the gradients of the parameters {bad} are not finite" if bad else "gradients are too large to square",
                 do="lower the learning rates, or look for outliers among the numeric columns",
-            )  # fmt: skip
+            )
+        return norm
+
+    def _scales(self, norms: Sequence[float]) -> list[float]:
         scales = [_share(norm, limit) for norm, limit in zip(norms, self._limits, strict=True)]
-        if self._plan.clip_norm is not None:
-            total = math.hypot(*(norm * scale for norm, scale in zip(norms, scales, strict=True)))
-            share = _share(total, self._plan.clip_norm)
-            scales = [scale * share for scale in scales]
-        for of_group, scale in zip(grads, scales[len(squares) :], strict=True):
-            if scale < 1:
-                for grad in of_group:
-                    grad.mul_(scale)
-        return scales
-
-
-def _norm(grads: Iterable[Tensor]) -> float:
-    return float(nn.utils.get_total_norm(grads))
+        if self._plan.clip_norm is None:
+            return scales
+        total = math.hypot(*(norm * scale for norm, scale in zip(norms, scales, strict=True)))
+        return [scale * _share(total, self._plan.clip_norm) for scale in scales]
 
 
 def _share(norm: float, limit: float) -> float:
