@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from rankwell.app import progress as progress_module
-from rankwell.app.progress import progress_of_simulation, progress_of_training
+from rankwell.app.progress import progress_of_simulation, progress_of_stream, progress_of_training
 from rankwell.training.loop import StepReport
+from rankwell.training.stream import StreamReport
 
 
 class Clock:
@@ -76,3 +77,33 @@ def test_simulation_counts_requests(clock: Clock) -> None:
         on_requests(2_048)
         clock.bars[0].refresh()
         assert "2,048 requests" in last_line(console)
+
+
+def test_a_stream_that_goes_on_shows_its_own_speed_and_the_time_left(clock: Clock) -> None:
+    """It begins at 600 of 1,000 requests; those were not of this start, so the speed is 100 a second and not 700."""
+    console = terminal()
+    with progress_of_stream(console, name="Deep") as on_step:
+        for second, num_requests in enumerate((600, 700, 800)):
+            clock.now = float(second)
+            on_step(StreamReport(2, 5, num_requests, 2 * num_requests, 1_000, 0.5))
+        clock.now = 2.05
+        on_step(StreamReport(2, 5, 805, 1_610, 1_000, 9.9))  # too soon to be shown
+        clock.now = 3.0
+        on_step(StreamReport(3, 5, 900, 1_800, 1_000, 0.1234))
+        clock.bars[0].refresh()
+        line = last_line(console)
+    assert "Deep, piece 4 of 5" in line
+    assert "200 rows/s  held-out loss 0.1234" in line
+    assert "0:00:01" in line
+
+
+def test_a_stream_of_unknown_length_shows_no_time_left(clock: Clock) -> None:
+    console = terminal()
+    with progress_of_stream(console) as on_step:
+        for second in range(4):
+            clock.now = float(second)
+            on_step(StreamReport(0, 5, 100 * (second + 1), 100 * (second + 1), None, 0.5))
+        clock.bars[0].refresh()
+        line = last_line(console)
+    assert "100 rows/s" in line
+    assert line.rstrip().endswith("100 rows/s  held-out loss 0.5000")
