@@ -37,11 +37,11 @@ def test_cross_ids_are_ids(values: list[int]) -> None:
 
 def test_uniform_rows_are_uniform() -> None:
     rows = torch.empty(5_000, 4)
-    uniform_rows(rows, seed=5, scale=2.0)
+    uniform_rows(rows, np.arange(5_000, dtype=np.uint64), seed=5, scale=2.0)
     counts = torch.histc(rows, bins=20, min=-2, max=2)
     assert ((counts - 1000) ** 2 / 1000).sum() < 50  # 19 degrees of freedom: 1 - 1e-4 quantile is 50
     other = torch.empty(5_000, 4)
-    uniform_rows(other, seed=6, scale=2.0)
+    uniform_rows(other, np.arange(5_000, dtype=np.uint64), seed=6, scale=2.0)
     assert abs(torch.corrcoef(torch.stack([rows.flatten(), other.flatten()]))[0, 1]) < 0.03
 
 

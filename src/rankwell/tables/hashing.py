@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rankwell.types import MISSING_ID
 
-__all__ = ["cross_ids", "mix64", "name_salt", "uniform_rows"]
+__all__ = ["cross_ids", "mix64", "mix64_each", "name_salt", "stochastic_bfloat16", "uniform_rows"]
 
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _FIRST: Final = np.uint64(0xBF58476D1CE4E5B9)
@@ -39,6 +39,16 @@ def mix64(x: np.uint64) -> np.uint64:  # pragma: no cover - compiled
     x = (x ^ (x >> np.uint64(30))) * _FIRST
     x = (x ^ (x >> np.uint64(27))) * _SECOND
     return x ^ (x >> np.uint64(31))
+
+
+def mix64_each(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """`mix64` of each element.
+
+    >>> bool(mix64_each(np.array([5], dtype=np.uint64))[0] == mix64.py_func(np.array([5], dtype=np.uint64))[0])
+    True
+    """
+    mixed: NDArray[np.uint64] = mix64.py_func(x)  # of arrays, NumPy's arithmetic wraps around silently
+    return mixed
 
 
 def name_salt(name: str) -> int:
@@ -76,31 +86,54 @@ def _fold_in(crossed: NDArray[np.uint64], ids: NDArray[np.int64]) -> None:  # pr
         crossed[i] = mix64((crossed[i] + _GOLDEN) ^ mix64(np.uint64(ids[i]) + _GOLDEN))
 
 
-def uniform_rows(rows_UW: Tensor, *, seed: int, scale: float) -> None:
-    """Fill rows in place with uniform numbers in [-scale, scale) that depend on (seed, row, column) alone.
+def uniform_rows(rows_UW: Tensor, keys_U: NDArray[np.uint64], *, seed: int, scale: float) -> None:
+    """Fill rows in place with uniform numbers in [-scale, scale) that depend on (seed, key, column) alone.
 
     Args:
-        rows_UW: float32, contiguous; row u is filled from the counter (seed, u).
+        rows_UW: float32, contiguous.
+        keys_U: What stands for each row.
         seed: 64 bits.
         scale: Half the width of the range.
 
-    >>> rows = torch.empty(4, 2); uniform_rows(rows, seed=1, scale=0.5)
-    >>> more = torch.empty(8, 2); uniform_rows(more, seed=1, scale=0.5)
-    >>> bool((more[:4] == rows).all()), float(rows.abs().max()) <= 0.5
+    >>> rows = torch.empty(2, 2); uniform_rows(rows, np.array([7, 9], dtype=np.uint64), seed=1, scale=0.5)
+    >>> other = torch.empty(1, 2); uniform_rows(other, np.array([9], dtype=np.uint64), seed=1, scale=0.5)
+    >>> bool((rows[1:] == other).all()), float(rows.abs().max()) <= 0.5
     (True, True)
     """
-    _fill_uniform(rows_UW.numpy(), np.uint64(seed % 2**64), scale)
+    _fill_uniform(rows_UW.numpy(), keys_U, np.uint64(seed % 2**64), scale)
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _fill_uniform(rows_UW: NDArray[np.float32], seed: np.uint64, scale: float) -> None:  # pragma: no cover - compiled
+def _fill_uniform(
+    rows_UW: NDArray[np.float32], keys_U: NDArray[np.uint64], seed: np.uint64, scale: float
+) -> None:  # pragma: no cover - compiled
     start = mix64(seed + _GOLDEN)
     for u in range(rows_UW.shape[0]):
-        key = mix64(start ^ np.uint64(u))
+        key = mix64(start ^ keys_U[u])
         for w in range(rows_UW.shape[1]):
             key += _GOLDEN
             unit = np.float64(mix64(key) >> np.uint64(11)) * _TO_UNIT
             rows_UW[u, w] = np.float32((2.0 * unit - 1.0) * scale)
 
 
-assert MISSING_ID == -1  # cross_ids and the row map rely on it being negative
+def stochastic_bfloat16(rows_UW: Tensor, keys_U: NDArray[np.uint64]) -> Tensor:
+    """Round rows to bfloat16, up with the probability of the part cut off, so that the mean is exact.
+
+    Args:
+        rows_UW: float32.
+        keys_U: What the draws of each row depend on, besides the column.
+
+    >>> stochastic_bfloat16(torch.full((1000, 4), 1.001), np.arange(1000, dtype=np.uint64)).float().mean()
+    tensor(1.00...)
+    """
+    num_columns = rows_UW.shape[1]
+    columns_W = np.arange(num_columns, dtype=np.uint64)
+    draws_UW = mix64_each(keys_U[:, None] + _GOLDEN * (columns_W // np.uint64(4) + np.uint64(1)))
+    draws_UW = draws_UW >> (columns_W % np.uint64(4) * np.uint64(16)) & np.uint64(0xFFFF)
+    bits_UW = rows_UW.contiguous().numpy().view(np.uint32)
+    is_finite_UW = (bits_UW & np.uint32(0x7F800000)) != np.uint32(0x7F800000)
+    rounded_UW = bits_UW + np.where(is_finite_UW, draws_UW, 0).astype(np.uint32) >> np.uint32(16)
+    return torch.from_numpy(rounded_UW.astype(np.uint16).view(np.int16)).view(torch.bfloat16)
+
+
+assert MISSING_ID == -1  # cross_ids and the stores rely on it being negative
