@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from every_kind_log import EVERY_KIND, every_kind_table
+from filled_table import fill, rows_of
 from rankwell.data.batches import Batches
 from rankwell.data.log import log_from_table
 from rankwell.data.request import batch_from_request
@@ -20,9 +21,10 @@ from rankwell.data.statistics import NumericStatistics, measure_numerics
 from rankwell.models.embedding import CrossColumns, FeatureColumns, IdColumns, RowLookup, Rows
 from rankwell.models.wide_deep import Deep
 from rankwell.schema import Action, Bag, Categorical, Cross, Numeric, Quantiles, Schema, Sequence
-from rankwell.tables.hashing import cross_ids
 from rankwell.tables.adagrad import RowWiseAdaGrad
-from rankwell.tables.table import IdColumn, Table
+from rankwell.tables.hashing import cross_ids
+from rankwell.tables.sgd import Sgd
+from rankwell.tables.table import Table
 from rankwell.types import MISSING_ID, Batch, Features
 
 WIDTH = 3
@@ -66,14 +68,13 @@ def features_of(**changes: Any) -> Features:
 def lookup_of(columns: IdColumns, *, training: bool = False) -> RowLookup:
     table = Table(columns.specs, width=WIDTH, seed=3, init_scale=1.0)
     table.train_with(RowWiseAdaGrad(learning_rate=0.1))
-    table._sightings[:] = 255  # every row has been seen: reading finds each id's own
+    fill(table, seed=3)  # reading finds each id's own row
     return RowLookup(columns, table).train(training)
 
 
 def row(lookup: RowLookup, table: str, *ids: int) -> Tensor:
     """The rows that ids have in a table, looked up one by one."""
-    loan = lookup.table.read([IdColumn(table, torch.tensor(ids))])
-    return loan.rows_UW[loan.index_n]
+    return rows_of(lookup.table, table, ids)
 
 
 def test_every_column_reads_its_own_table_on_its_own_side() -> None:
@@ -180,15 +181,15 @@ def test_training_and_reading_give_the_same_rows_when_all_were_seen(kind: Any) -
 
 def test_the_gradient_of_a_mean_is_shared_among_its_ids() -> None:
     lookup = lookup_of(FeatureColumns(SCHEMA, STATISTICS), training=True)
+    lookup.table.train_with(Sgd(learning_rate=1.0))  # a row moves by its gradient
+    before = row(lookup, "skills", *range(30))
     rows = lookup(features_of())
     rows.request_RW[0, 2 * WIDTH : 3 * WIDTH].sum().backward()  # the mean of skills 3, 4, 4
-    (loan,) = lookup.table._loans
-    first, _ = lookup.table._map.region("skills")
-    assert loan.rows_UW.grad is not None
-    of_slot = dict(zip(loan.slots_U.tolist(), loan.rows_UW.grad.tolist(), strict=True))
-    moved = {slot: grad for slot, grad in of_slot.items() if any(grad)}
-    assert sorted(grad[0] for grad in moved.values()) == pytest.approx([1 / 3, 2 / 3])
-    assert all(first <= slot < first + 32 for slot in moved)
+    lookup.table.apply()
+    grads = before - row(lookup, "skills", *range(30))
+    expected = torch.zeros(30, WIDTH)
+    expected[3], expected[4] = 1 / 3, 2 / 3
+    torch.testing.assert_close(grads, expected)
 
 
 def test_products_of_matching_rows_come_to_the_deep_part() -> None:
@@ -201,10 +202,9 @@ def test_products_of_matching_rows_come_to_the_deep_part() -> None:
     seen: list[Tensor] = []
     model.deep.layers[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     table = model.tables["deep"]
-    table._sightings[:] = 1
+    fill(table, seed=4)
     model(batch_from_request({"context": {"liked": [1, 2]}, "candidates": {"job": [1, 5]}}, schema).features)
-    loan = table.read([IdColumn("job", torch.tensor([1, 2, 5]))])
-    one, two, five = loan.rows_UW[loan.index_n]
+    one, two, five = rows_of(table, "job", [1, 2, 5])
     liked = (one + two) / 2
     expected = torch.stack([torch.cat([job, liked, job * liked]) for job in (one, five)])
     torch.testing.assert_close(seen[0], expected)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from filled_table import fill, put_rows, rows_of
 from rankwell.data.batches import Batches
 from rankwell.data.log import log_from_table
 from rankwell.data.request import batch_from_request
@@ -22,9 +23,8 @@ from rankwell.errors import SchemaError
 from rankwell.models.model import Model
 from rankwell.models.wide_deep import Deep, DeepSettings, Logistic, WideDeep, WideDeepSettings
 from rankwell.schema import Action, Bag, Categorical, Cross, Identity, Numeric, Place, Schema, Sequence
-from rankwell.tables.hashing import cross_ids
 from rankwell.tables.adagrad import RowWiseAdaGrad
-from rankwell.tables.table import IdColumn, Table
+from rankwell.tables.hashing import cross_ids
 
 ACTIONS = (Action(name="click"), Action(name="apply"))
 MODELS = [Logistic, Deep, WideDeep]
@@ -37,21 +37,13 @@ def statistics_of(schema: Schema) -> NumericStatistics:
     return NumericStatistics(columns={name: column | {"quantiles": (0.0, 1.0, 2.0)} for name in names})  # type: ignore[misc]
 
 
-def set_row(table: Table, name: str, id_: int, values: list[float]) -> None:
-    """Give one id its row."""
-    table._sightings[:] = 1
-    slot = int(table.read([IdColumn(name, torch.tensor([id_]))]).index_n)
-    table.rows[slot] = torch.tensor(values)
-
-
 def randomised(model: Model) -> Model:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
     for table in model.tables.values():
-        table.rows.copy_(torch.randn(table.rows.shape, generator=generator))
-        table._sightings[:] = 1
+        fill(table, seed=1)
     return model.eval()
 
 
@@ -73,13 +65,16 @@ def test_a_logistic_models_logit_is_the_plain_sum_of_its_weights() -> None:
     )
     model = Logistic(schema, statistics_of(schema), seed=0).eval()
     wide, crosses = model.tables["wide"], model.tables["crosses"]
-    set_row(wide, "member", 4, [0.5, 10.0])
-    set_row(wide, "job", 2, [0.25, 20.0])
-    set_row(wide, "job", 3, [-1.0, 0.0])
-    set_row(wide, "skills", 6, [2.0, 0.0])
-    set_row(wide, "skills", 7, [4.0, 0.0])
-    (crossed,) = cross_ids([torch.tensor([4]), torch.tensor([2])]).tolist()
-    set_row(crosses, "member_x_job", crossed, [7.0, 30.0])
+    put_rows(wide, "member", [4], torch.tensor([[0.5, 10.0]]))
+    put_rows(wide, "job", [2], torch.tensor([[0.25, 20.0]]))
+    put_rows(wide, "job", [3], torch.tensor([[-1.0, 0.0]]))
+    put_rows(wide, "skills", [6], torch.tensor([[2.0, 0.0]]))
+    put_rows(wide, "skills", [7], torch.tensor([[4.0, 0.0]]))
+    name = "member_x_job"
+    put_rows(crosses, name, range(1000), torch.arange(1000.0)[:, None].expand(-1, 2))
+    (place,) = rows_of(crosses, name, cross_ids([torch.tensor([4]), torch.tensor([2])]).tolist())[:, 0].int().tolist()
+    put_rows(crosses, name, range(1000), torch.zeros(1000, 2))
+    put_rows(crosses, name, [place], torch.tensor([[7.0, 30.0]]))
     with torch.no_grad():
         model.bias.copy_(torch.tensor([0.125, 1.0]))
         model.wide.request_weights.copy_(torch.tensor([[0.1, 2.0]]))  # years
@@ -144,15 +139,15 @@ def test_wide_and_deep_is_wide_plus_deep_plus_bias() -> None:
     deep = Deep(EVERYTHING, statistics_of(EVERYTHING), settings.deep, seed=0).eval()
     assert model.deep.state_dict().keys() == deep.deep.state_dict().keys()
     for part, table in model.deep.tables.items():
-        deep.tables[part].rows.copy_(table.rows)
-        deep.tables[part]._sightings[:] = 1
+        for name in table.names:
+            for rows in table.chunks(name):
+                deep.tables[part].insert(name, rows)
     deep.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("wide")})
     torch.testing.assert_close(model(features) - deep(features), wide_CA)
 
 
 def _rows(model: Model, table: str, ids: list[int]) -> Tensor:
-    loan = model.tables["deep"].read([IdColumn(table, torch.tensor(ids))])
-    return loan.rows_UW[loan.index_n]
+    return rows_of(model.tables["deep"], table, ids)
 
 
 @every_model
