@@ -8,7 +8,7 @@
 #include <cstdlib>
 #include <new>
 #include <sys/mman.h>
-#include <vector>
+#include <utility>
 
 #include "hash.hpp"
 
@@ -51,28 +51,25 @@ class Index {
 
     // Puts an id that is not there into a shard that is not full.
     void insert(uint64_t id, uint64_t hash, uint32_t slot) {
-        Shard& shard = shards_[size_t(shard_of(hash))];
-        shard.put(id, hash, slot);
-        ++shard.count;
+        shards_[size_t(shard_of(hash))].put(id, hash, slot);
     }
 
-    // Lays a shard out anew with the entries that `keep(id, slot&)` keeps, larger by about half if they need it.
+    // Lays a shard out anew with the entries that `keep(id, slot&)` keeps, and larger by about half if it is full.
     template <class Keep> void rebuild(int s, Keep keep) {
         Shard& shard = shards_[size_t(s)];
-        std::vector<std::pair<uint64_t, uint32_t>> kept;
-        kept.reserve(shard.count);
-        each(s, [&](uint64_t id, uint32_t& slot) {
-            if (keep(id, slot)) kept.emplace_back(id, slot);
-        });
         uint32_t size = shard.num_buckets;
-        if (kept.size() >= size_t(size) * ways * 3 / 4) {  // 1.4 … 1.6 times, so that shards fall out of step
+        if (is_full(s)) {  // 1.4 … 1.6 times, so that shards fall out of step
             const uint64_t draw = mix64(uint64_t(s) * golden + size) >> 32;
             size = size + size * 2 / 5 + uint32_t(uint64_t(size) * draw / 5 >> 32) + 1;
         }
-        shard.release();
-        shard.allocate(size);
-        for (const auto& [id, slot] : kept) shard.put(id, hash(id), slot);
-        shard.count = uint32_t(kept.size());
+        Shard fresh;
+        fresh.allocate(size);  // first: if memory ends here, nothing has happened
+        each(s, [&](uint64_t id, uint32_t& slot) {
+            if (keep(id, slot)) fresh.put(id, hash(id), slot);
+        });
+        std::swap(shard.buckets, fresh.buckets);
+        std::swap(shard.num_buckets, fresh.num_buckets);
+        shard.count = fresh.count;
     }
 
     template <class Visit> void each(int s, Visit visit) const {
@@ -129,6 +126,7 @@ class Index {
                     if (buckets[b].keys[i] == no_key) {
                         buckets[b].keys[i] = id;
                         buckets[b].slots[i] = slot;
+                        ++count;
                         return;
                     }
                 }

@@ -36,6 +36,13 @@ struct Returned {
     size_t stride;
 };
 
+// Rows are short and their width is only known when running: eight floats at a time beat a call to memcpy.
+inline void copy_row(float* __restrict to, const float* __restrict from, int width) {
+    int w = 0;
+    for (; w + 8 <= width; w += 8) std::memcpy(to + w, from + w, 8 * sizeof(float));
+    for (; w < width; ++w) to[w] = from[w];
+}
+
 // Ids that read the default row instead of their own, drawn by (key, place in the batch).
 struct Draw {
     uint64_t key, below;
@@ -64,37 +71,43 @@ class Tables {
         warm(columns);
         with_rule(rule, tick, [&](const auto& r) {
             fresh_own_rows(columns, r, tick);
-            deal(columns, threads, true, [&](Store& store, int t, int part) {
+            deal(columns, threads, true, [&](Store& store, int t, int part, int) {
                 for (size_t c = 0; c < columns.size(); ++c)
                     if (columns[c].store == t) pass<true>(store, columns[c], part, places[c], draw, r, tick);
             });
         });
     }
 
-    // The rows as they stand, up to date; a rule that nothing is owed by may be null.
+    // The rows as they are after tick.step. What rows owe is paid in the copies: reading changes nothing, so any number
+    // of threads may read at once, and training goes the same way whether or not somebody looked.
     void read(const std::vector<Column>& columns, const AnyRule& rule, const Tick& tick, int threads) {
         warm(columns);
         with_rule(rule, tick, [&](const auto& r) {
-            fresh_own_rows(columns, r, tick);
-            deal(columns, threads, false, [&](Store& store, int t, int part) {
-                for (const Column& column : columns)
-                    if (column.store == t) pass<false>(store, column, part, 0, Draw{0, 0}, r, tick);
+            deal(columns, threads, false, [&](Store& store, int t, int part, int parts) {
+                for (const Column& c : columns) {
+                    if (c.store != t) continue;
+                    const size_t begin = c.n * size_t(part) / size_t(parts), end = c.n * size_t(part + 1) / size_t(parts);
+                    pass<false>(store, {t, c.ids + begin, end - begin, c.to + begin * c.stride, c.stride, nullptr}, 0, 0,
+                                Draw{0, 0}, r, tick);
+                }
             });
         });
-        for (auto& store : stores_)
-            if (store->in_file()) store->keep_bound();
+        keep_bounds();
     }
 
     // Sums the gradients of each row lent; returns the sum of their squares, not finite if any gradient is not.
     double collect(const std::vector<Returned>& columns, int threads) {
-        deal(columns, threads, false, [&](Store& store, int t, int part) { sum(store, t, part, columns); });
-        double square = 0;
-        for (auto& store : stores_)
-            for (int p = 0; p < store->parts; ++p) {
-                square += store->account(p).square;
-                store->account(p).square = 0;
-            }
-        return square;
+        each_account([](Account& account, int) {
+            account.has_grad.clear();
+            account.square = {};
+        });
+        deal(columns, threads, false, [&](Store& store, int t, int part, int) { sum(store, t, part, columns); });
+        Sum square;
+        each_account([&](Account& account, int) {
+            square.add(account.square.high);
+            square.add(account.square.low);
+        });
+        return square.high + square.low;
     }
 
     // Moves the rows that have a gradient, once, by the gradient times `scale`.
@@ -102,41 +115,27 @@ class Tables {
         std::vector<Unit> units;
         for (int t = 0; t < int(stores_.size()); ++t)
             for (int p = 0; p < stores_[size_t(t)]->parts; ++p)
-                if (const size_t n = stores_[size_t(t)]->account(p).has_grad.size()) units.push_back({n, t, p});
+                if (const size_t n = stores_[size_t(t)]->account(p).has_grad.size()) units.push_back({n, t, p, 0});
         with_rule(rule, tick, [&](const auto& r) {
-            run(units, threads, [&](Store& store, int, int part) { move(store, part, r, tick, float(scale)); });
+            run(units, threads, [&](const Unit& u) { move(store(u.store), u.part, r, tick, float(scale)); });
         });
         abandon();
-        for (auto& store : stores_) {
-            if (store->grows()) store->sweep(tick.step);
-            if (store->in_file()) store->keep_bound();
-        }
+        for (auto& store : stores_)
+            if (store->grows()) store->evict(tick.step);
+        keep_bounds();
     }
 
     void abandon() {
-        for (auto& store : stores_) {
-            for (int p = 0; p < most_parts; ++p) {
-                store->account(p).clear(p);
-                store->account(p).has_grad.clear();
-            }
-            store->parts = 1;
-            store->is_lending = false;
-        }
-    }
-
-    // Brings a row up to date for the steps it missed.
-    template <class Rule> static void freshen(Store& store, uint32_t slot, int64_t key, const Rule& rule, const Tick& tick) {
-        if (!rule.catches_up() || store.counts(slot).last >= tick.step) return;
-        store.on_row(rule, slot, key, tick.step, [&](const Rule& r, float* w, float* s, uint32_t last) {
-            r.refresh(w, s, store.shape().width, last, tick);
-        });
+        each_account([](Account& account, int part) { account.clear(part); });
+        for (auto& store : stores_) store->is_lending = false;
     }
 
    private:
     struct Unit {
         size_t n;
-        int store, part;
+        int store, part, parts;
     };
+    static constexpr size_t ahead = 16;      // rows whose cache misses are under way at once
     static constexpr size_t too_few = 2048;  // ids for which waking a thread costs more than it saves
 
     // Deals tables, or parts of them, to threads: the largest first, each to the thread with the least.
@@ -158,10 +157,20 @@ class Tables {
                 store.is_lending = true;
             }
             if (decides || std::is_same_v<C, Returned>) parts = store.parts;  // what is lent stays dealt as it was
-            if (!decides && std::is_same_v<C, Column>) store.reading_parts = parts;
-            for (int p = 0; p < parts; ++p) units.push_back({n[size_t(t)] / size_t(parts), t, p});
+            for (int p = 0; p < parts; ++p) units.push_back({n[size_t(t)] / size_t(parts), t, p, parts});
         }
-        run(units, threads, work);
+        run(units, threads, [&](const Unit& u) { work(store(u.store), u.store, u.part, u.parts); });
+    }
+
+    template <class F> void each_account(F f) {
+        for (auto& store : stores_)
+            for (int p = 0; p < most_parts; ++p) f(store->account(p), p);
+    }
+
+    void keep_bounds() {
+        const std::lock_guard lock(files_lock_);
+        for (auto& store : stores_)
+            if (store->in_file()) store->keep_bound();
     }
 
     template <class Work> void run(std::vector<Unit>& units, int threads, Work work) {
@@ -176,19 +185,25 @@ class Tables {
             total += unit.n;
         }
         const auto one = [&](int thread) {
-            for (const Unit& unit : of[size_t(thread)]) work(*stores_[size_t(unit.store)], unit.store, unit.part);
+            for (const Unit& unit : of[size_t(thread)]) work(unit);
         };
-        if (threads == 1 || total < too_few || of[1].empty()) {
-            for (int thread = 0; thread < threads; ++thread) one(thread);
+        static std::unique_ptr<Threads> pool;
+        static std::mutex pool_lock;  // whoever finds the pool busy with another's work does his own alone
+        std::unique_lock lock(pool_lock, std::defer_lock);
+        if (threads > 1 && total >= too_few && !of[1].empty() && lock.try_lock()) {
+            if (!pool || pool->count() != threads || !pool->is_ours()) pool = std::make_unique<Threads>(threads);
+            pool->run(one);
         } else {
-            pool(threads).run(one);
+            for (int thread = 0; thread < threads; ++thread) one(thread);
         }
     }
 
-    static Threads& pool(int threads) {
-        static std::unique_ptr<Threads> pool;
-        if (!pool || pool->count() != threads || !pool->is_ours()) pool = std::make_unique<Threads>(threads);
-        return *pool;
+    // Brings a row up to date where it stands.
+    template <class Rule> static void freshen(Store& store, uint32_t slot, int64_t key, const Rule& rule, const Tick& tick) {
+        if (!rule.catches_up() || store.counts(slot).last >= tick.step) return;
+        store.on_row(rule, slot, key, tick.step, [&](const Rule& r, float* w, float* s, uint32_t last) {
+            r.refresh(w, s, store.shape().width, last, tick);
+        });
     }
 
     template <class Rule> void fresh_own_rows(const std::vector<Column>& columns, const Rule& rule, const Tick& tick) {
@@ -201,6 +216,7 @@ class Tables {
 
     // Tells the system which pages of a file are about to be read, all at once instead of one fault after another.
     void warm(const std::vector<Column>& columns) {
+        const std::lock_guard lock(files_lock_);
         for (const Column& c : columns) {
             Store& store = *stores_[size_t(c.store)];
             if (!store.in_file()) continue;
@@ -220,7 +236,7 @@ class Tables {
     void pass(Store& store, const Column& column, int part, size_t place, const Draw& draw, const Rule& rule,
               const Tick& tick) {
         constexpr size_t block = 32, ring = 3;
-        const int parts = lends ? store.parts : store.reading_parts;
+        const int parts = lends ? store.parts : 1;
         const bool grows = store.grows(), owes = rule.catches_up();
         const int width = store.shape().width;
         const uint32_t admission = store.shape().admission;
@@ -229,6 +245,15 @@ class Tables {
         std::array<std::array<uint32_t, block>, ring> slots;
         std::array<std::array<bool, block>, ring> mine;
         const size_t num_blocks = (column.n + block - 1) / block;
+        std::array<std::vector<float>, num_own_rows> own;  // for a reader whom rows owe something
+        std::vector<float> state;
+        if (!lends && owes) {
+            state.resize(size_t(store.shape().state_width));
+            for (uint32_t slot = 0; slot < num_own_rows; ++slot) {
+                own[slot].resize(size_t(width));
+                store.fresh_row(slot, rule, tick, own[slot].data(), state.data());
+            }
+        }
 
         const auto locate = [&](size_t b) {
             const size_t begin = b * block, size = std::min(block, column.n - begin);
@@ -250,6 +275,7 @@ class Tables {
             for (size_t j = 0; j < size; ++j) {
                 if (!mine[b % ring][j]) continue;
                 const int64_t id = column.ids[begin + j];
+                __builtin_prefetch(column.to + (begin + j) * column.stride, 1);
                 uint32_t& slot = slots[b % ring][j];
                 if (id == missing_id) {
                     slot = missing_slot;
@@ -272,7 +298,7 @@ class Tables {
                     Counts& its = store.counts(slot);
                     const int64_t key = store.key_of(slot, column.ids[i]);
                     if (lends) {
-                        if (its.sightings != std::numeric_limits<uint32_t>::max()) ++its.sightings;
+                        if (its.sightings < most_sightings) ++its.sightings;
                         if (!grows && its.sightings <= admission) {
                             if (its.sightings == 1) ++account.num_seen;
                             if (its.sightings == admission) store.bear(slot, key, admission);
@@ -288,14 +314,17 @@ class Tables {
                                 account.slots.push_back(slot);
                                 account.keys.push_back(key);
                             }
+                            if (owes) freshen(store, slot, key, rule, tick);
                         }
-                        if (owes) freshen(store, slot, key, rule, tick);
                     }
                 }
                 if constexpr (lends) column.index[i] = (slot < num_own_rows ? 0 : uint32_t(part) << part_shift) | u;
                 float* to = column.to + i * column.stride;
-                if (store.shape().is_bfloat16) to_float(store.halves(slot), to, width);
-                else std::memcpy(to, store.floats(slot), size_t(width) * sizeof(float));
+                if (!lends && owes) {
+                    if (slot < num_own_rows) copy_row(to, own[slot].data(), width);
+                    else store.fresh_row(slot, rule, tick, to, state.data());
+                } else if (store.shape().is_bfloat16) to_float(store.halves(slot), to, width);
+                else copy_row(to, store.floats(slot), width);
             }
         };
         for (size_t b = 0; b < num_blocks + 2; ++b) {
@@ -313,6 +342,7 @@ class Tables {
         for (const Returned& column : columns) {
             if (column.store != t) continue;
             for (size_t i = 0; i < column.n; ++i) {
+                __builtin_prefetch(column.grads + std::min(i + ahead, column.n - 1) * column.stride);
                 const uint32_t at = column.index[i];
                 if (int(at >> part_shift) != part) continue;
                 const size_t u = at & u_mask;
@@ -322,24 +352,18 @@ class Tables {
                     for (size_t w = 0; w < width; ++w) to[w] += from[w];
                 } else {
                     account.has_grad[u] = 1;
-                    std::memcpy(to, from, width * sizeof(float));
+                    copy_row(to, from, int(width));
                 }
             }
         }
-        double square = 0;
-        for (size_t u = 0; u < size; ++u) {
-            if (!account.has_grad[u]) continue;
-            const float* from = account.grads.data() + u * width;
-            for (size_t w = 0; w < width; ++w) square += double(from[w]) * double(from[w]);
-        }
-        account.square = square;
+        for (size_t u = 0; u < size; ++u)
+            if (account.has_grad[u]) account.square.add(sum_of_squares(account.grads.data() + u * width, int(width)));
     }
 
     template <class Rule> void move(Store& store, int part, const Rule& rule, const Tick& tick, float scale) {
         Account& account = store.account(part);
         const int width = store.shape().width;
         const size_t size = account.has_grad.size();
-        constexpr size_t ahead = 12;
         for (size_t u = 0; u < std::min(size, ahead); ++u) store.prefetch(account.slots[u]);
         for (size_t u = 0; u < size; ++u) {
             if (u + ahead < size) store.prefetch(account.slots[u + ahead]);
@@ -352,6 +376,7 @@ class Tables {
     }
 
     std::vector<std::unique_ptr<Store>> stores_;
+    std::mutex files_lock_;
 };
 
 }  // namespace rankwell

@@ -34,7 +34,7 @@ class Slab {
         if (file_ < 0) throw StorageError("cannot open " + path + ": " + std::strerror(errno));
         if (flock(file_, LOCK_EX | LOCK_NB) != 0) {
             close(file_);
-            throw StorageError("another process writes to " + path);
+            throw StorageError(path + " is in use by another table");
         }
         if (ftruncate(file_, 0) != 0) fail("cannot empty");
         reserve(most, MAP_SHARED | MAP_NORESERVE, file_);
@@ -44,10 +44,9 @@ class Slab {
     Slab& operator=(const Slab&) = delete;
     ~Slab() {
         if (data_ != nullptr) munmap(data_, reserved_);
-        if (file_ >= 0) {
-            if (ftruncate(file_, 0) != 0) { /* a scratch file: nothing to save */ }
-            close(file_);
-        }
+        if (file_ < 0) return;
+        if (getpid() == owner_ && ftruncate(file_, 0) != 0) { /* a scratch file: nothing to save */ }
+        close(file_);
     }
 
     char* data() const { return data_; }
@@ -122,6 +121,7 @@ class Slab {
 
     std::string path_;
     int file_ = -1;
+    pid_t owner_ = getpid();  // a forked child must not empty its parent's file
     char* data_ = nullptr;
     size_t reserved_ = 0, usable_ = 0, resident_ = 0, num_touched_ = 0, hand_ = 0;
     std::vector<uint64_t> touched_;  // a bit a page, of those that may be resident

@@ -39,6 +39,18 @@ inline constexpr uint32_t default_slot = 0, missing_slot = 1, num_own_rows = 2;
 inline constexpr int64_t missing_id = -1, default_key = -2;
 inline constexpr uint32_t part_shift = 28, u_mask = (1u << part_shift) - 1;
 inline constexpr int most_parts = 16;
+inline constexpr uint32_t pending = 1u << 31;  // an id that waits for admission: its sightings stand for its slot
+inline constexpr uint32_t most_sightings = (1u << 31) - 1;
+
+// A sum in which rounding errors are kept: in whatever order a few million terms come, the outcome is the same double.
+struct Sum {
+    double high = 0, low = 0;
+    void add(double x) {
+        const double sum = high + x, added = sum - high;
+        low += (high - (sum - added)) + (x - added);
+        high = sum;
+    }
+};
 
 // What is known of a row besides its numbers.
 struct Counts {
@@ -54,9 +66,10 @@ struct Account {
     std::vector<float> grads;
     std::vector<uint8_t> has_grad;
     uint64_t num_seen = 0, num_evicted_by_age = 0, num_evicted_by_frequency = 0;
-    double square = 0;
+    Sum square;
 
     void clear(int part) {
+        has_grad.clear();
         slots.clear();
         keys.clear();
         if (part == 0) {
@@ -86,11 +99,8 @@ class Store {
         rest_base_ = shape.is_packed ? row_base_ + padded : rest_->data();
         most_slots_ = std::min<uint64_t>(most, rows_->reserved() / row_stride_);
         if (rest_) most_slots_ = std::min<uint64_t>(most_slots_, rest_->reserved() / rest_stride_);
-        if (!grows && most_slots_ < most) throw StorageError("no memory can be mapped for the rows of the table");
-        if (grows) {
-            index_ = std::make_unique<Index>();
-            quota_ = uint32_t(shape.max_rows / Index::num_shards);
-        }
+        if (most_slots_ > pending || (!grows && most_slots_ < most)) throw StorageError("no memory can be mapped for the rows of the table");
+        if (grows) index_ = std::make_unique<Index>();
         if (rows_->in_file()) rows_->grow_to(num_own_rows * row_stride_);
         for (int p = 0; p < most_parts; ++p) accounts_[size_t(p)].clear(p);
     }
@@ -110,6 +120,13 @@ class Store {
         if (shape_.is_bfloat16) to_float(halves(slot), to, shape_.width);
         else std::memcpy(to, row(slot), size_t(shape_.width) * 4);
     }
+    // A copy of a row, and of its state, as they are after tick.step.
+    template <class Rule> void fresh_row(uint32_t slot, const Rule& rule, const Tick& tick, float* row, float* state) const {
+        const Counts& its = counts(slot);
+        read_row(slot, row);
+        if (shape_.state_width > 0) std::memcpy(state, this->state(slot), size_t(shape_.state_width) * 4);
+        if (rule.catches_up() && its.last < tick.step) rule.refresh(row, state, shape_.width, its.last, tick);
+    }
     void prefetch(uint32_t slot) const {
         const char* at = row(slot);
         const size_t bytes = shape_.is_packed ? row_stride_ : size_t(shape_.width) * 4;
@@ -124,12 +141,14 @@ class Store {
             float wide[max_width];
             to_float(halves(slot), wide, shape_.width);
             f(rule, wide, state(slot), its.last);
-            to_bfloat16(wide, halves(slot), shape_.width, mix64(mix64(shape_.seed ^ uint64_t(key)) + step));
+            to_bfloat16(wide, halves(slot), shape_.width, rounding(key, step));
         } else {
             f(rule, floats(slot), state(slot), its.last);
         }
         its.last = step;
     }
+
+    uint64_t rounding(int64_t key, uint32_t step) const { return mix64(mix64(shape_.seed ^ uint64_t(key)) + step); }
 
     // Which of `parts` threads has to do with an id: the owner of its shard, or of its slot.
     int owner_of_hash(uint64_t hash, int parts) const { return int(uint64_t(Index::shard_of(hash)) * uint64_t(parts) >> 10); }
@@ -160,11 +179,8 @@ class Store {
         if (shape_.size != 0 && uint64_t(id) >= shape_.size) return default_slot;
         uint32_t* at = index_->find(uint64_t(id), hash);
         if (at == nullptr) {
-            const int s = Index::shard_of(hash);
-            if (quota_ != 0 && index_->count(s) >= quota_) evict_rarest(s, part);
-            if (index_->is_full(s)) index_->rebuild(s, [](uint64_t, uint32_t&) { return true; });
             const uint32_t slot = shape_.admission > 1 ? pending | 1 : born(id, account);
-            index_->insert(uint64_t(id), hash, slot);
+            enter(id, hash, slot);
             return slot & pending ? default_slot : slot;
         }
         if (!(*at & pending)) return *at;
@@ -173,9 +189,17 @@ class Store {
         return *at & pending ? default_slot : *at;
     }
 
-    // Drops the rows of some shards that were not lent for too long; called once a step, when nothing is lent.
+    // Drops the rows of some shards that were not lent for too long, and the least seen of those that are too full.
+    // Called once a step, when nothing is lent.
+    void evict(uint32_t step) {
+        if (shape_.max_age_steps != 0 && step >= shape_.max_age_steps) sweep(step);
+        if (shape_.max_rows == 0) return;
+        const auto quota = uint32_t(shape_.max_rows / Index::num_shards);
+        for (int s = 0; s < Index::num_shards; ++s)
+            if (const uint32_t count = index_->count(s); count > quota) evict_rarest(s, count - (quota - quota / 8));
+    }
+
     void sweep(uint32_t step) {
-        if (shape_.max_age_steps == 0 || step < shape_.max_age_steps) return;
         const uint32_t round = std::max(1u, shape_.max_age_steps / 4);  // steps in which each shard has its turn once
         const auto upto = [&](uint64_t t) { return int(t * Index::num_shards / round); };
         for (int s = upto(step % round); s < upto(step % round + 1); ++s) evict_oldest(s, step - shape_.max_age_steps);
@@ -204,25 +228,28 @@ class Store {
         const uint64_t hash = Index::hash(uint64_t(key));
         const bool waits = sightings < shape_.admission;
         uint32_t* at = index_->find(uint64_t(key), hash);
-        if (at != nullptr && !(*at & pending)) return *at;
-        const uint32_t slot = waits ? pending | sightings : born(key, accounts_[0]);
-        if (at != nullptr) {
-            *at = slot;
-        } else {
-            const int s = Index::shard_of(hash);
-            if (index_->is_full(s)) index_->rebuild(s, [](uint64_t, uint32_t&) { return true; });
-            index_->insert(uint64_t(key), hash, slot);
+        if (at != nullptr && !(*at & pending)) {
+            if (!waits) return *at;
+            free_.push_back(*at);
         }
+        const uint32_t slot = waits ? pending | sightings : born(key, accounts_[0]);
+        if (at != nullptr) *at = slot;
+        else enter(key, hash, slot);
         return slot;
     }
-    static bool waits(uint32_t slot) { return slot & pending; }
-
-    void remove(int64_t key) {
-        index_->rebuild(Index::shard_of(Index::hash(uint64_t(key))), [&](uint64_t id, uint32_t& slot) {
-            if (id != uint64_t(key)) return true;
-            if (!(slot & pending)) free_slot(slot);
-            return false;
-        });
+    // Frees the rows first and then lays out each shard once.
+    void remove(const std::vector<int64_t>& keys) {
+        std::vector<bool> is_hit(Index::num_shards, false);
+        for (const int64_t key : keys) {
+            const uint64_t hash = Index::hash(uint64_t(key));
+            uint32_t* at = index_->find(uint64_t(key), hash);
+            if (at == nullptr) continue;
+            if (!(*at & pending)) free_.push_back(*at);
+            *at = pending;  // waits, and was never seen: nothing
+            is_hit[size_t(Index::shard_of(hash))] = true;
+        }
+        for (int s = 0; s < Index::num_shards; ++s)
+            if (is_hit[size_t(s)]) index_->rebuild(s, [](uint64_t, uint32_t& slot) { return slot != pending; });
     }
 
     // f(key, slot) for the rows of shard s, waiting ones too.
@@ -267,15 +294,12 @@ class Store {
         return all;
     }
 
-    int reading_parts = 1;    // the same, of those read now
     int parts = 1;            // how many threads share the rows lent now
     bool is_lending = false;  // since when `parts` must stay as it is
 
     static constexpr int max_width = 1024;
 
    private:
-    static constexpr uint32_t pending = 1u << 31;  // an id that waits for admission: its sightings stand for its slot
-
     uint32_t born(int64_t id, Account& account) {
         if (account.spare.empty()) take_slots(account);
         const uint32_t slot = account.spare.back();
@@ -283,6 +307,12 @@ class Store {
         if (in_file()) about_to_touch(slot);
         bear(slot, id, shape_.admission - 1);
         return slot;
+    }
+
+    void enter(int64_t id, uint64_t hash, uint32_t slot) {
+        const int s = Index::shard_of(hash);
+        if (index_->is_full(s)) index_->rebuild(s, [](uint64_t, uint32_t&) { return true; });
+        index_->insert(uint64_t(id), hash, slot);
     }
 
     void take_slots(Account& account) {
@@ -296,53 +326,43 @@ class Store {
         next_slot_.store(to);
         for (uint32_t slot = to; slot-- > from;) account.spare.push_back(slot);
     }
-    void free_slot(uint32_t slot) {
-        const std::lock_guard lock(slots_lock_);
-        free_.push_back(slot);
-    }
 
-    bool is_lent(uint32_t slot, const Account& account) const {
-        const uint32_t u = counts(slot).u;
-        return u < account.slots.size() && account.slots[u] == slot;
-    }
-
-    // Drops the eighth of a shard that was seen least, the longest ago among equals; the others' counts are halved, so
-    // that what was popular once does not stay for ever.
-    void evict_rarest(int s, int part) {
-        Account& account = accounts_[size_t(part)];
-        std::vector<uint64_t> ranks;
-        const auto rank = [&](uint32_t slot) {
-            if (slot & pending) return uint64_t(slot & ~pending) << 32;
-            const Counts& its = counts(slot);
-            return uint64_t(its.sightings) << 32 | its.last;
-        };
+    // Counts of the rows of a shard are about to be read.
+    void visit_counts(int s) {
         each_in_shard(s, [&](int64_t, uint32_t slot) {
-            if (!(slot & pending)) __builtin_prefetch(&counts(slot));
+            if (slot & pending) return;
+            if (in_file()) about_to_touch(slot);
+            else __builtin_prefetch(&counts(slot));
         });
-        each_in_shard(s, [&](int64_t, uint32_t slot) { ranks.push_back(rank(slot)); });
-        const auto middle = ranks.begin() + std::ptrdiff_t(ranks.size() / 8);
-        std::nth_element(ranks.begin(), middle, ranks.end());
-        size_t left = ranks.size() / 8 + 1;
-        const uint64_t limit = *middle;
+    }
+
+    // Drops the rows of a shard that were seen least, the longest ago among equals, and by their hashes among those. The
+    // others' counts are halved, so that what was popular once does not stay for ever.
+    void evict_rarest(int s, uint32_t too_many) {
+        using Rank = std::pair<uint64_t, uint64_t>;
+        const auto rank = [&](uint64_t id, uint32_t slot) {
+            if (slot & pending) return Rank(uint64_t(slot & ~pending) << 32, Index::hash(id));
+            return Rank(uint64_t(counts(slot).sightings) << 32 | counts(slot).last, Index::hash(id));
+        };
+        std::vector<Rank> ranks;
+        visit_counts(s);
+        each_in_shard(s, [&](int64_t id, uint32_t slot) { ranks.push_back(rank(uint64_t(id), slot)); });
+        const auto first_kept = ranks.begin() + std::ptrdiff_t(too_many);
+        std::nth_element(ranks.begin(), first_kept, ranks.end());
         index_->rebuild(s, [&](uint64_t id, uint32_t& slot) {
-            const bool waits = slot & pending;
-            if (left > 0 && rank(slot) <= limit && (waits || !is_lent(slot, account))) {
-                --left;
-                drop(int64_t(id), slot, account, account.num_evicted_by_frequency);
+            if (rank(id, slot) < *first_kept) {
+                drop(int64_t(id), slot, accounts_[0].num_evicted_by_frequency);
                 return false;
             }
-            if (waits) slot = pending | ((slot & ~pending) + 1) / 2;
+            if (slot & pending) slot = pending | ((slot & ~pending) + 1) / 2;
             else counts(slot).sightings = (counts(slot).sightings + 1) / 2;
             return true;
         });
     }
 
     void evict_oldest(int s, uint32_t oldest) {
-        Account& account = accounts_[0];
         bool any = false;
-        each_in_shard(s, [&](int64_t, uint32_t slot) {
-            if (!(slot & pending)) __builtin_prefetch(&counts(slot));
-        });
+        visit_counts(s);
         each_in_shard(s, [&](int64_t, uint32_t slot) { any |= (slot & pending) || counts(slot).last < oldest; });
         if (!any) return;
         index_->rebuild(s, [&](uint64_t id, uint32_t& slot) {
@@ -352,16 +372,16 @@ class Store {
             } else if (counts(slot).last >= oldest) {
                 return true;
             }
-            drop(int64_t(id), slot, account, account.num_evicted_by_age);
+            drop(int64_t(id), slot, accounts_[0].num_evicted_by_age);
             return false;
         });
     }
 
-    void drop(int64_t id, uint32_t slot, Account& account, uint64_t& counter) {
-        if (tracks_removed_) account.removed.push_back(id);
+    void drop(int64_t id, uint32_t slot, uint64_t& counter) {
+        if (tracks_removed_) accounts_[0].removed.push_back(id);
         if (slot & pending) return;
         ++counter;
-        free_slot(slot);
+        free_.push_back(slot);
     }
 
     Shape shape_;
@@ -374,7 +394,6 @@ class Store {
     std::vector<uint32_t> free_;
     std::mutex slots_lock_;
     std::atomic<uint32_t> next_slot_{num_own_rows};
-    uint32_t quota_ = 0;
     bool tracks_removed_ = false;
 };
 

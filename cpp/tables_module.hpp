@@ -40,26 +40,45 @@ struct Transit {
     float* states;
     char* rows;
 
-    void out(const Store& store, size_t i, int64_t key, uint32_t slot) const {
+    // A row as it is after tick.step where `freshens`, else as it stands.
+    template <class Rule>
+    void out(const Store& store, size_t i, int64_t key, uint32_t slot, const Rule& rule, const Tick& tick,
+             bool freshens) const {
         const size_t state = size_t(store.shape().state_width), row = row_bytes(store);
+        float* const its_state = states + i * state;
+        char* const its_row = rows + i * row;
         keys[i] = key;
-        if (Store::waits(slot)) {
+        if (slot & pending) {
             last[i] = 0;
-            sightings[i] = slot & ~(1u << 31);
-            std::fill_n(states + i * state, state, 0.0f);
-            std::memset(rows + i * row, 0, row);
+            sightings[i] = slot & ~pending;
+            std::fill_n(its_state, state, 0.0f);
+            std::memset(its_row, 0, row);
+            return;
+        }
+        const Counts& counts = store.counts(slot);
+        last[i] = freshens ? std::max(counts.last, tick.step) : counts.last;
+        sightings[i] = counts.sightings;
+        if (freshens && counts.last < tick.step) {
+            float wide[Store::max_width];
+            store.fresh_row(slot, rule, tick, wide, its_state);
+            if (store.shape().is_bfloat16)
+                to_bfloat16(wide, reinterpret_cast<bfloat16*>(its_row), store.shape().width, store.rounding(key, tick.step));
+            else std::memcpy(its_row, wide, row);
         } else {
-            last[i] = store.counts(slot).last;
-            sightings[i] = store.counts(slot).sightings;
-            std::memcpy(states + i * state, store.state(slot), state * 4);
-            std::memcpy(rows + i * row, store.row(slot), row);
+            std::memcpy(its_state, store.state(slot), state * 4);
+            std::memcpy(its_row, store.row(slot), row);
         }
     }
     void in(Store& store, size_t i) const {
         const uint32_t slot = store.slot_for(keys[i], sightings[i]);
-        if (Store::waits(slot)) return;
+        if (slot & pending) return;
         const size_t state = size_t(store.shape().state_width), row = row_bytes(store);
-        if (store.in_file()) store.about_to_touch(slot);
+        if (store.in_file()) {
+            store.keep_bound();
+            store.about_to_touch(slot);
+        }
+        if (!store.grows() && keys[i] >= 0 && store.counts(slot).sightings == 0 && sightings[i] > 0)
+            ++store.account(0).num_seen;
         store.counts(slot) = {0, last[i], sightings[i]};
         std::memcpy(store.state(slot), states + i * state, state * 4);
         std::memcpy(store.row(slot), rows + i * row, row);
@@ -76,13 +95,13 @@ inline std::tuple<uint64_t, size_t> scan(Store& store, uint64_t cursor, size_t r
     constexpr uint64_t end = uint64_t(1) << 63;
     size_t n = 0;
     with_rule(rule, tick, [&](const auto& r) {
+        const bool owes = freshens && r.catches_up();
         const auto visit = [&](int64_t key, uint32_t slot) {
-            if (!Store::waits(slot)) {
+            if (!(slot & pending)) {
                 if (store.in_file()) store.about_to_touch(slot);
-                if (freshens) Tables::freshen(store, slot, key, r, tick);
-                if (since > 0 && store.counts(slot).last <= since) return;
+                if (since > 0 && (owes ? tick.step : store.counts(slot).last) <= since) return;
             }
-            to.out(store, n++, key, slot);
+            to.out(store, n++, key, slot, r, tick, owes);
         };
         if (cursor == 0) {
             visit(default_key, default_slot);
@@ -94,7 +113,7 @@ inline std::tuple<uint64_t, size_t> scan(Store& store, uint64_t cursor, size_t r
                 const int s = int(cursor - 1);
                 if (n > 0 && n + store.shard_count(s) > room) return;
                 store.each_in_shard(s, [&](int64_t, uint32_t slot) {
-                    if (!Store::waits(slot)) __builtin_prefetch(&store.counts(slot));
+                    if (!(slot & pending)) __builtin_prefetch(&store.counts(slot));
                 });
                 store.each_in_shard(s, visit);
             }
@@ -160,10 +179,9 @@ inline void bind_tables(nb::module_& m) {
             const Transit from{at<int64_t>(keys), at<uint32_t>(last), at<uint32_t>(sightings), at<float>(states),
                                at<char>(rows)};
             for (size_t i = 0; i < n; ++i) from.in(self.store(t), i);
-            if (self.store(t).in_file()) self.store(t).keep_bound();
         }, Released())
         .def("remove", [](Tables& self, int t, const std::vector<int64_t>& keys) {
-            for (const int64_t key : keys) self.store(t).remove(key);
+            self.store(t).remove(keys);
         })
         .def("largest_shard", [](Tables& self, int t) {
             uint32_t most = 0;
