@@ -177,7 +177,7 @@ def _refused(shape: StoreShape) -> AbstractContextManager[None]:
 def _as_training_error(names: list[str]) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise TrainingError(
             f"the rows of the tables {names} cannot be kept", found=str(error),
             do="free disk space or memory, name another folder, or evict rows; what was trained is whole",

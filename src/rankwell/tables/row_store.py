@@ -113,7 +113,7 @@ class RowStore(abc.ABC):
 
     @abc.abstractmethod
     def read(self, columns: Sequence[LentColumn], rule: RowOptimizer | None, clock: Clock) -> None:
-        """Copy rows to the blocks, up to date; ids that have none of their own read the default row."""
+        """Copy rows to the blocks as they are after ``clock.step``, changing nothing; unknown ids read the default's."""
 
     @abc.abstractmethod
     def collect(self, columns: Sequence[LentColumn]) -> float:
@@ -141,7 +141,7 @@ class RowStore(abc.ABC):
             t: Which table.
             since_step: Only rows that changed after this step, if > 0.
             max_rows: About the most in a piece.
-            rule: Brings rows up to date first; None gives them as they stand.
+            rule: Brings the copies up to date; None gives rows as they stand.
             clock: The steps taken.
         """
 

@@ -21,9 +21,10 @@ class Eviction:
 
     Args:
         max_age_steps: A row not lent for so many steps goes, at the latest a quarter later; None for no limit.
-        max_rows: At most so many rows a named table: where a new one finds its shard full, the eighth of the shard that
-            was seen least goes (the longest ago among equals), and the counts of the others are halved, so that what
-            was popular once does not stay for ever. None for no limit.
+        max_rows: At most so many rows a named table after a step. Ids fall by their hash into 1,024 shards, and where
+            one has more than its share, the eighth that was seen least goes (the longest ago among equals) and the
+            counts of the others are halved, so that what was popular once does not stay for ever. Ids that wait for
+            admission count. None for no limit.
 
     Raises:
         SchemaError: A limit is too low to work.

@@ -226,7 +226,7 @@ class Table:
         return loan
 
     def read(self, blocks: Sequence[Sequence[IdColumn]]) -> Loan:
-        """The rows as they stand, without training: ids without a row of their own read the default row.
+        """The rows as they are now, changing nothing: ids without a row of their own read the default row.
 
         Raises:
             LogError: A negative id that isn't `MISSING_ID`.
@@ -294,7 +294,7 @@ class Table:
             name: Of the table.
             since_step: Only rows that changed after this step, if > 0.
             max_rows: About the most in a piece.
-            up_to_date: Whether rows first pay for the steps they missed; training goes on bit-equal only if not.
+            up_to_date: Whether the copies have paid for the steps they missed; training goes on bit-equal only if not.
         """
         rule = self._rule if up_to_date else None
         yield from self._store.scan(
@@ -415,7 +415,7 @@ class Table:
             if not c.block_nFW[:, c.at : c.at + self.width].isfinite().all()
         ]  # fmt: skip
         return TrainingError(
-            f"a gradient of the rows of table {', '.join(sorted(set(bad)))} is not finite",
+            f"a gradient of the rows of table {', '.join(sorted(set(bad) or self.names))} is not finite",
             allowed="finite gradients",
             do="lower the learning rates, or look for outliers among the numeric columns; no row has moved",
         )
