@@ -113,7 +113,7 @@ class RowStore(abc.ABC):
 
     @abc.abstractmethod
     def read(self, columns: Sequence[LentColumn], rule: RowOptimizer | None, clock: Clock) -> None:
-        """Copy rows to the blocks as they are after ``clock.step``, changing nothing; unknown ids read the default's."""
+        """Copy rows to the blocks as they are after ``clock.step``, changing nothing; ids unknown read the default."""
 
     @abc.abstractmethod
     def collect(self, columns: Sequence[LentColumn]) -> float:
