@@ -39,6 +39,8 @@ class NativeStore(RowStore):
         self._shape = shape
         self._dtype = getattr(torch, shape.storage.dtype)
         with _refused(shape):
+            if shape.storage.folder is not None:
+                shape.storage.folder.mkdir(parents=True, exist_ok=True)
             self._tables: Any = native.Tables([_shape_of(shape, spec) for spec in shape.specs])
 
     def lend(self, columns: Sequence[LentColumn], draw: Draw, rule: RowOptimizer, clock: Clock) -> None:

@@ -106,16 +106,10 @@ class Table:
         ):
             if not met:
                 raise SchemaError(f"{what} of a table is out of range", found=found, allowed=allowed)
-        storage = storage or Storage()
-        if storage.eviction is not None and not all(spec.growing for spec in specs):
-            raise SchemaError(
-                "only growing tables can evict rows",
-                found=[spec.name for spec in specs if not spec.growing],
-                do="declare the table growing=True, or drop `eviction`",
-            )
         warn_if_absent()
         self.specs, self.width, self.seed, self.init_scale = tuple(specs), width, seed, init_scale
-        self.admission, self.default_rate, self.storage = admission, default_rate, storage
+        self.admission, self.default_rate = admission, default_rate
+        self.storage = _checked(storage or Storage(), self.specs)
         self.names: tuple[str, ...] = tuple(spec.name for spec in specs)
         self._place = {name: t for t, name in enumerate(self.names)}
         self._rule: RowOptimizer | None = None
@@ -182,11 +176,20 @@ class Table:
         """Rows evicted so far, by age or else by frequency."""
         return sum(self._store.num_evicted(t, by_age=by_age) for t in range(len(self.specs)))
 
-    def train_with(self, rule: RowOptimizer) -> None:
+    def train_with(self, rule: RowOptimizer, storage: Storage | None = None) -> None:
         """Give the table the rule that moves its rows; the rule's state and the count of steps start at 0.
 
         Rows of a rule with `starts_at_zero` start at 0, whatever `init_scale` says.
+
+        Args:
+            rule: Moves the rows.
+            storage: Where they are kept from now on; None changes nothing.
+
+        Raises:
+            SchemaError: Rows are to be evicted, and no table grows.
+            TrainingError: Memory or a file cannot be had.
         """
+        self.storage = _checked(storage or self.storage, self.specs)
         settled = {name: list(self.chunks(name)) for name in self.names} if self.num_seen else {}
         own = {name: next(self.chunks(name, max_rows=1)).where(slice(2)) for name in self.names}
         self._rule, self._learning_rate, self._clock = rule, rule.learning_rate, Clock(rule.decay)
@@ -419,3 +422,12 @@ class Table:
             allowed="finite gradients",
             do="lower the learning rates, or look for outliers among the numeric columns; no row has moved",
         )
+
+
+def _checked(storage: Storage, specs: Sequence[TableSpec]) -> Storage:
+    if storage.eviction is not None and not any(spec.growing for spec in specs):
+        raise SchemaError(
+            "only growing tables can evict rows", found=[spec.name for spec in specs],
+            do="declare a table growing=True, or drop `eviction`",
+        )  # fmt: skip
+    return storage

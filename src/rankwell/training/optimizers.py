@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Final, Literal, final
 
 import torch
@@ -15,6 +15,7 @@ from rankwell.models.model import Model
 from rankwell.tables.adagrad import RowWiseAdaGrad
 from rankwell.tables.ftrl import Ftrl
 from rankwell.tables.row_optimizer import RowOptimizer
+from rankwell.tables.storage import Storage
 from rankwell.training.dense_optimizers import DenseAdamW, DenseOptimizer
 
 __all__ = ["OptimizerPlan", "Optimizers", "PlannedGroup"]
@@ -71,6 +72,8 @@ class OptimizerPlan:
         rows: A rule for tables of the model, by the name of their part.
         linear_rows: The rule of other tables whose rows are weights of a linear model (`Model.linear_parts`).
         default_rows: The rule of all other tables.
+        storage: How rows are kept while training, by part: bfloat16, files of ``folder/part``, eviction; others stay in
+            memory as float32.
         warm_up_steps: Learning rates grow linearly over so many steps.
         clip_norm: > 0, for the gradient of everything together.
         clip_rows: > 0, for the gradients of single tables, by part.
@@ -91,6 +94,7 @@ class OptimizerPlan:
     rows: Mapping[str, RowOptimizer] = field(default_factory=dict)
     linear_rows: RowOptimizer = field(default_factory=Ftrl)
     default_rows: RowOptimizer = field(default_factory=RowWiseAdaGrad)
+    storage: Mapping[str, Storage] = field(default_factory=dict)
     warm_up_steps: int = 0
     clip_norm: float | None = None
     clip_rows: Mapping[str, float] = field(default_factory=dict)
@@ -121,7 +125,10 @@ class OptimizerPlan:
         self._check_parts(model)
         groups = self._groups(model, objective)
         for part, table in model.tables.items():
-            table.train_with(self._rule_of(part, model))
+            storage = self.storage.get(part, Storage())
+            if storage.folder is not None:
+                storage = replace(storage, folder=storage.folder / part)
+            table.train_with(self._rule_of(part, model), storage)
         optimizers = Optimizers(self, model, groups)
         optimizers.abandon()  # what others lent or left in a gradient is none of this training's
         return optimizers
@@ -139,7 +146,8 @@ class OptimizerPlan:
             lines.append(
                 PlannedGroup(
                     "rows", part, rule, self.clip_rows.get(part), num_rows, table.width,
-                    value_bytes=num_rows * table.width * 4, state_bytes=num_rows * rule.state_width(table.width) * 4,
+                    value_bytes=num_rows * table.width * (2 if self._is_half(part) else 4),
+                    state_bytes=num_rows * rule.state_width(table.width) * 4,
                 )
             )  # fmt: skip
         for group in self._groups(model, objective):
@@ -157,13 +165,17 @@ class OptimizerPlan:
     def settings(self) -> dict[str, object]:
         """All of it by name, for telling plans apart: what is given by name stands in the order of names."""
         values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
+        values["storage"] = {part: (kept.dtype, kept.eviction) for part, kept in self.storage.items()}  # not where
         return {k: dict(sorted(v.items())) if isinstance(v, Mapping) else v for k, v in values.items()}
+
+    def _is_half(self, part: str) -> bool:
+        return part in self.storage and self.storage[part].dtype == "bfloat16"
 
     def _rule_of(self, part: str, model: Model) -> RowOptimizer:
         return self.rows.get(part, self.linear_rows if part in model.linear_parts else self.default_rows)
 
     def _check_parts(self, model: Model) -> None:
-        unknown = {*self.rows, *self.clip_rows} - set(model.tables)
+        unknown = {*self.rows, *self.clip_rows, *self.storage} - set(model.tables)
         if unknown:
             raise RecipeError(
                 "the plan names tables that the model hasn't", found=sorted(unknown), allowed=sorted(model.tables)
