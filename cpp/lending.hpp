@@ -298,7 +298,7 @@ class Tables {
                     Counts& its = store.counts(slot);
                     const int64_t key = store.key_of(slot, column.ids[i]);
                     if (lends) {
-                        if (its.sightings < most_sightings) ++its.sightings;
+                        its.sight();
                         if (!grows && its.sightings <= admission) {
                             if (its.sightings == 1) ++account.num_seen;
                             if (its.sightings == admission) store.bear(slot, key, admission);

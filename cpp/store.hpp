@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -54,9 +55,15 @@ struct Sum {
 
 // What is known of a row besides its numbers.
 struct Counts {
-    uint32_t u;          // its place among the rows lent, if it is lent
-    uint32_t last;       // the step it is up to date through
-    uint32_t sightings;  // in training
+    uint32_t u;               // its place among the rows lent, if it is lent
+    uint32_t last;            // the step it is up to date through
+    uint32_t sightings : 31;  // in training
+    uint32_t changed : 1;     // anything of the row, since it was last taken to a file
+
+    void sight() {
+        if (sightings < most_sightings) ++sightings;
+        changed = 1;
+    }
 };
 
 // The rows that one thread has lent since the last step, in the order of their first use.
@@ -146,6 +153,7 @@ class Store {
             f(rule, floats(slot), state(slot), its.last);
         }
         its.last = step;
+        its.changed = 1;
     }
 
     uint64_t rounding(int64_t key, uint32_t step) const { return mix64(mix64(shape_.seed ^ uint64_t(key)) + step); }
@@ -208,7 +216,7 @@ class Store {
     // A row at its start: the state is 0, and decay is owed from the first step on, as by each row of a dense table.
     void bear(uint32_t slot, int64_t key, uint32_t sightings) {
         Counts& its = counts(slot);
-        its = {0, 0, sightings};
+        its = {0, 0, sightings, 1};
         std::memset(state(slot), 0, size_t(shape_.state_width) * 4);
         float start[max_width];
         float* to = shape_.is_bfloat16 ? start : floats(slot);
@@ -238,12 +246,13 @@ class Store {
         return slot;
     }
     // Frees the rows first and then lays out each shard once.
-    void remove(const std::vector<int64_t>& keys) {
+    void remove(std::span<const int64_t> keys) {
         std::vector<bool> is_hit(Index::num_shards, false);
         for (const int64_t key : keys) {
             const uint64_t hash = Index::hash(uint64_t(key));
             uint32_t* at = index_->find(uint64_t(key), hash);
             if (at == nullptr) continue;
+            if (tracks_removed_) accounts_[0].removed.push_back(key);
             if (!(*at & pending)) free_.push_back(*at);
             *at = pending;  // waits, and was never seen: nothing
             is_hit[size_t(Index::shard_of(hash))] = true;
@@ -256,7 +265,13 @@ class Store {
     template <class F> void each_in_shard(int s, F f) const {
         index_->each(s, [&](uint64_t id, uint32_t& slot) { f(int64_t(id), slot); });
     }
-    uint32_t shard_count(int s) const { return index_->count(s); }
+    // f(id, sightings) for the ids of shard s that wait for a row.
+    template <class F> void each_waiting(int s, F f) const {
+        each_in_shard(s, [&](int64_t id, uint32_t slot) {
+            if (slot & pending) f(id, slot & ~pending);
+        });
+    }
+    uint64_t num_slots() const { return grows() ? next_slot_.load() : shape_.size + num_own_rows; }
 
     void about_to_touch(uint32_t slot) { rows_->about_to_touch(size_t(slot) * row_stride_, row_stride_); }
     void keep_bound() { rows_->keep_bound(); }
@@ -275,8 +290,7 @@ class Store {
         return seen;
     }
     uint64_t num_bytes() const {
-        const uint64_t slots = grows() ? next_slot_.load() : shape_.size + num_own_rows;
-        return slots * (row_stride_ + (shape_.is_packed ? 0 : rest_stride_)) + (grows() ? index_->num_bytes() : 0);
+        return num_slots() * (row_stride_ + (shape_.is_packed ? 0 : rest_stride_)) + (grows() ? index_->num_bytes() : 0);
     }
     uint64_t num_resident() const { return rows_->num_resident(); }
     uint64_t num_evicted(bool by_age) const {
@@ -354,8 +368,12 @@ class Store {
                 drop(int64_t(id), slot, accounts_[0].num_evicted_by_frequency);
                 return false;
             }
-            if (slot & pending) slot = pending | ((slot & ~pending) + 1) / 2;
-            else counts(slot).sightings = (counts(slot).sightings + 1) / 2;
+            if (slot & pending) {
+                slot = pending | ((slot & ~pending) + 1) / 2;
+            } else {
+                counts(slot).sightings = (counts(slot).sightings + 1) / 2;
+                counts(slot).changed = 1;
+            }
             return true;
         });
     }

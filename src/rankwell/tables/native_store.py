@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,6 @@ from rankwell.tables.row_store import Draw, LentColumn, RowStore, StoredRows, St
 __all__ = ["NativeStore"]
 
 _DIRECT, _HASHED, _GROWING = 0, 1, 2
-_END: Final = 2**63
 _STILL: Final = native.Sgd(0.0, 0.0) if native is not None else None
 
 
@@ -85,29 +85,37 @@ class NativeStore(RowStore):
         """See `RowStore`."""
         self._tables.abandon()
 
-    def scan(
-        self, t: int, *, since_step: int, max_rows: int, rule: RowOptimizer | None, clock: Clock
-    ) -> Iterator[StoredRows]:
+    def scan(self, t: int, *, max_rows: int, rule: RowOptimizer | None, clock: Clock) -> Iterator[StoredRows]:
         """See `RowStore`."""
-        cursor = 0
-        while cursor < _END:
-            room = max(max_rows, self._tables.largest_shard(t)) + 2
+        yield from self._pieces(t, self._tables.scan(t, only_changed=False, takes=False), max_rows, rule, clock)
+
+    def take(self, t: int, *, only_changed: bool, max_rows: int) -> Iterator[StoredRows]:
+        """See `RowStore`."""
+        yield from self._pieces(t, self._tables.scan(t, only_changed=only_changed, takes=True), max_rows, None, Clock())
+
+    def _pieces(
+        self, t: int, scan: Any, max_rows: int, rule: RowOptimizer | None, clock: Clock
+    ) -> Iterator[StoredRows]:
+        spec = self._shape.specs[t]
+        room = 2 + (max_rows if spec.growing else min(max_rows, spec.size))
+        n = room
+        while n == room:
             keys_n, last_n, sightings_n, state_nS, rows_nW = (
                 torch.empty(room, dtype=torch.int64), torch.empty(room, dtype=torch.int32),
                 torch.empty(room, dtype=torch.int32), torch.empty(room, self._shape.state_width),
                 torch.empty(room, self._shape.width, dtype=self._dtype),
             )  # fmt: skip
             arrays = (keys_n, last_n, sightings_n, state_nS, rows_nW)
-            cursor, n = self._tables.scan(
-                t, cursor, room, since_step, *(array.data_ptr() for array in arrays),
-                _STILL if rule is None else rule.compiled(), _tick(clock), rule is not None,
+            n = scan.next(
+                room, *(array.data_ptr() for array in arrays), _STILL if rule is None else rule.compiled(),
+                _tick(clock), rule is not None,
             )  # fmt: skip
             yield StoredRows(
                 keys_n=keys_n[:n], last_n=last_n[:n], sightings_n=sightings_n[:n], state_nS=state_nS[:n],
                 rows_nW=rows_nW[:n],
             )  # fmt: skip
 
-    def insert(self, t: int, rows: StoredRows) -> None:
+    def insert(self, t: int, rows: StoredRows, *, changed: bool) -> None:
         """See `RowStore`."""
         arrays = [
             rows.keys_n.to(torch.int64), rows.last_n.to(torch.int32), rows.sightings_n.to(torch.int32),
@@ -115,11 +123,12 @@ class NativeStore(RowStore):
         ]  # fmt: skip
         arrays = [array.contiguous() for array in arrays]
         with _refused(self._shape):
-            self._tables.insert(t, len(rows), *(array.data_ptr() for array in arrays))
+            self._tables.insert(t, len(rows), *(array.data_ptr() for array in arrays), changed)
 
     def remove(self, t: int, keys_n: Tensor) -> None:
         """See `RowStore`."""
-        self._tables.remove(t, keys_n.tolist())
+        keys_n = keys_n.to(torch.int64).contiguous()
+        self._tables.remove(t, len(keys_n), keys_n.data_ptr())
 
     def track_removed(self, *, on: bool) -> None:
         """See `RowStore`."""
@@ -128,7 +137,7 @@ class NativeStore(RowStore):
 
     def take_removed(self, t: int) -> Tensor:
         """See `RowStore`."""
-        return torch.tensor(self._tables.take_removed(t), dtype=torch.int64)
+        return torch.from_numpy(np.frombuffer(self._tables.take_removed(t), dtype=np.int64).copy())
 
     def num_rows(self, t: int) -> int:
         """See `RowStore`."""

@@ -59,6 +59,7 @@ class PlainRows:
             self._last = torch.zeros(room, dtype=torch.int32)
             self._sightings = torch.zeros(room, dtype=torch.int32)
             self._keys = torch.zeros(room if spec.growing else _NUM_OWN, dtype=torch.int64)
+            self.changed = torch.zeros(room, dtype=torch.bool)  # anything of a row, since it was last taken to a file
         except RuntimeError as error:
             raise TrainingError(
                 f"the rows of table {spec.name!r} cannot be kept", found=str(error),
@@ -91,7 +92,8 @@ class PlainRows:
         self._num_seen += int((before_U == 0).sum())
         has_row_U = slots_U >= _NUM_OWN
         self._bear(slots_U[is_born_U], keys_U[is_born_U])
-        self._sightings[torch.from_numpy(slots_U[has_row_U])] = torch.from_numpy(total_U[has_row_U].astype(np.int32))
+        seen_U = torch.from_numpy(slots_U[has_row_U])
+        self._sightings[seen_U], self.changed[seen_U] = torch.from_numpy(total_U[has_row_U].astype(np.int32)), True
         sighting_n = before_U[inverse_n] + _rank_among_equals(inverse_n, counts_U)
         slots_n[counts] = np.where(sighting_n >= self._shape.admission, slots_U[inverse_n], _DEFAULT)
         return torch.from_numpy(slots_n)
@@ -129,7 +131,7 @@ class PlainRows:
         self._num_slots += len(keys) - len(reused)
         if self._num_slots > len(self._rows):
             room = max(self._num_slots, 2 * len(self._rows))
-            for name in ("_rows", "_state", "_last", "_sightings", "_keys"):
+            for name in ("_rows", "_state", "_last", "_sightings", "_keys", "changed"):
                 held = getattr(self, name)
                 setattr(self, name, torch.cat([held, held.new_zeros(room - len(held), *held.shape[1:])]))
         for key, slot in zip(keys, slots, strict=True):
@@ -186,6 +188,7 @@ class PlainRows:
             keys_U = self._keys_at(slots_U).numpy().view(np.uint64)
             rows_UW = stochastic_bfloat16(rows_UW, mix64_each(mix64_each(self._seed ^ keys_U) + np.uint64(step)))
         self._rows[slots_U], self._state[slots_U], self._last[slots_U] = rows_UW, state_US, step
+        self.changed[slots_U] = True
 
     def _keys_at(self, slots_U: Tensor) -> Tensor:
         return self._keys[slots_U] if self._spec.growing else slots_U - _NUM_OWN
@@ -200,7 +203,7 @@ class PlainRows:
             slots = self._sightings[_NUM_OWN:].nonzero().squeeze(1) + _NUM_OWN
         return torch.cat([torch.tensor([_DEFAULT, _MISSING]), slots])
 
-    def stored(self, slots_U: Tensor, since_step: int, rule: RowOptimizer | None, clock: Clock) -> StoredRows:
+    def stored(self, slots_U: Tensor, rule: RowOptimizer | None, clock: Clock) -> StoredRows:
         """See `RowStore.scan`."""
         last_U = self._last[slots_U]
         rows_UW, state_US = self._rows[slots_U], self._state[slots_U]
@@ -213,11 +216,10 @@ class PlainRows:
                 fresh_UW = stochastic_bfloat16(fresh_UW, salts_U)
             rows_UW = torch.where(owed_U.unsqueeze(1), fresh_UW, rows_UW)
             last_U = last_U.clamp(min=clock.step)
-        rows = StoredRows(
+        return StoredRows(
             keys_n=self._keys_at(slots_U), last_n=last_U, sightings_n=self._sightings[slots_U], state_nS=state_US,
             rows_nW=rows_UW,
         )  # fmt: skip
-        return rows.where(last_U > since_step) if since_step > 0 else rows
 
     def waiting(self) -> StoredRows:
         """Ids of a growing table that were seen, but have no row yet."""
@@ -229,12 +231,12 @@ class PlainRows:
             rows_nW=torch.zeros(n, self._shape.width, dtype=self._dtype),
         )  # fmt: skip
 
-    def insert(self, rows: StoredRows) -> None:
+    def insert(self, rows: StoredRows, *, changed: bool) -> None:
         """See `RowStore`."""
         if self._spec.growing:
             waits_n = (rows.keys_n >= 0) & (rows.sightings_n < self._shape.admission)
             if waits_n.any():
-                self.remove(rows.keys_n[waits_n])
+                self._forget(rows.keys_n[waits_n])
                 waiting = rows.where(waits_n)
                 self._waiting.update(zip(waiting.keys_n.tolist(), waiting.sightings_n.tolist(), strict=True))
                 rows = rows.where(~waits_n)
@@ -248,9 +250,15 @@ class PlainRows:
             self._num_seen += int(((rows.keys_n >= 0) & (self._sightings[slots_n] == 0) & (rows.sightings_n > 0)).sum())
         self._rows[slots_n], self._state[slots_n] = rows.rows_nW.to(self._dtype), rows.state_nS
         self._last[slots_n], self._sightings[slots_n] = rows.last_n, rows.sightings_n
+        self.changed[slots_n] = changed
 
     def remove(self, keys_n: Tensor) -> None:
         """See `RowStore`."""
+        if self.removed is not None:
+            self.removed.extend(keys_n.tolist())
+        self._forget(keys_n)
+
+    def _forget(self, keys_n: Tensor) -> None:
         for key in keys_n.tolist():
             self._waiting.pop(key, None)
             slot = self._slots.pop(key, _DEFAULT)
@@ -305,13 +313,12 @@ class PlainRows:
             for i in others:
                 if slots[i] != _DEFAULT:
                     self._sightings[int(slots[i])] = int(sightings[i] + 1) // 2
+                    self.changed[int(slots[i])] = True
                 else:
                     self._waiting[int(keys[i])] = int(sightings[i] + 1) // 2
             self._drop(keys[least], "frequency")
 
     def _drop(self, keys_U: NDArray[np.int64], reason: str) -> None:
-        if self.removed is not None:
-            self.removed.extend(keys_U.tolist())
         before = len(self._slots)
         self.remove(torch.from_numpy(keys_U))
         self.num_evicted[reason] += before - len(self._slots)

@@ -85,21 +85,27 @@ class PlainStore(RowStore):
         """See `RowStore`."""
         self._collected.clear()
 
-    def scan(
-        self, t: int, *, since_step: int, max_rows: int, rule: RowOptimizer | None, clock: Clock
-    ) -> Iterator[StoredRows]:
+    def scan(self, t: int, *, max_rows: int, rule: RowOptimizer | None, clock: Clock) -> Iterator[StoredRows]:
+        """See `RowStore`."""
+        table = self._tables[t]
+        for slots_U in torch.split(table.slots_seen(), max_rows + 2):
+            yield table.stored(slots_U, rule, clock)
+        yield from _cut(table.waiting(), max_rows)
+
+    def take(self, t: int, *, only_changed: bool, max_rows: int) -> Iterator[StoredRows]:
         """See `RowStore`."""
         table = self._tables[t]
         slots_U = table.slots_seen()
-        for start in range(0, len(slots_U), max_rows + 2):
-            yield table.stored(slots_U[start : start + max_rows + 2], since_step, rule, clock)
-        waiting = table.waiting()
-        for start in range(0, len(waiting), max_rows):
-            yield waiting.where(slice(start, start + max_rows))
+        if only_changed:
+            slots_U = slots_U[table.changed[slots_U]]
+        for some_U in torch.split(slots_U, max_rows + 2):
+            yield table.stored(some_U, None, Clock())
+            table.changed[some_U] = False
+        yield from _cut(table.waiting(), max_rows)
 
-    def insert(self, t: int, rows: StoredRows) -> None:
+    def insert(self, t: int, rows: StoredRows, *, changed: bool) -> None:
         """See `RowStore`."""
-        self._tables[t].insert(rows)
+        self._tables[t].insert(rows, changed=changed)
 
     def remove(self, t: int, keys_n: Tensor) -> None:
         """See `RowStore`."""
@@ -140,6 +146,11 @@ class PlainStore(RowStore):
 
     def _lay_out(self, column: LentColumn, rows_nW: Tensor) -> None:
         column.block_nFW[:, column.at : column.at + self._width] = rows_nW
+
+
+def _cut(rows: StoredRows, max_rows: int) -> Iterator[StoredRows]:
+    for start in range(0, len(rows), max_rows):
+        yield rows.where(slice(start, start + max_rows))
 
 
 def _drawn(draw: Draw, place: int, n: int) -> NDArray[np.bool_]:

@@ -132,22 +132,30 @@ class RowStore(abc.ABC):
         """Forget loans, moving nothing."""
 
     @abc.abstractmethod
-    def scan(
-        self, t: int, *, since_step: int, max_rows: int, rule: RowOptimizer | None, clock: Clock
-    ) -> Iterator[StoredRows]:
-        """All rows that training has seen, and the table's own two first, in pieces.
+    def scan(self, t: int, *, max_rows: int, rule: RowOptimizer | None, clock: Clock) -> Iterator[StoredRows]:
+        """All rows that training has seen, and the table's own two first, in pieces; changes nothing.
 
         Args:
             t: Which table.
-            since_step: Only rows that changed after this step, if > 0.
             max_rows: About the most in a piece.
             rule: Brings the copies up to date; None gives rows as they stand.
             clock: The steps taken.
         """
 
     @abc.abstractmethod
-    def insert(self, t: int, rows: StoredRows) -> None:
-        """Put rows, in the place of those that are there."""
+    def take(self, t: int, *, only_changed: bool, max_rows: int) -> Iterator[StoredRows]:
+        """Rows as they stand, in pieces, which from then on count as not changed.
+
+        Args:
+            t: Which table.
+            only_changed: Leaves out rows of which nothing changed, not even a count, since they were taken or put in
+                as unchanged. Ids that wait for a row are never left out.
+            max_rows: About the most in a piece.
+        """
+
+    @abc.abstractmethod
+    def insert(self, t: int, rows: StoredRows, *, changed: bool) -> None:
+        """Put rows, in the place of those that are there; whether they count as changed."""
 
     @abc.abstractmethod
     def remove(self, t: int, keys_n: Tensor) -> None:
@@ -155,11 +163,11 @@ class RowStore(abc.ABC):
 
     @abc.abstractmethod
     def track_removed(self, *, on: bool) -> None:
-        """Whether to remember the ids of rows evicted, for `take_removed`."""
+        """Whether to remember the ids evicted or removed, for `take_removed`."""
 
     @abc.abstractmethod
     def take_removed(self, t: int) -> Tensor:
-        """int64: ids evicted since the last call."""
+        """int64: ids evicted or removed since the last call, some perhaps seen again since."""
 
     @abc.abstractmethod
     def num_rows(self, t: int) -> int:

@@ -288,24 +288,37 @@ class Table:
         self._open.clear()
         self._is_collected = False
 
-    def chunks(
-        self, name: str, *, since_step: int = 0, max_rows: int = _ROWS_A_PIECE, up_to_date: bool = True
-    ) -> Iterator[StoredRows]:
+    def chunks(self, name: str, *, max_rows: int = _ROWS_A_PIECE, up_to_date: bool = True) -> Iterator[StoredRows]:
         """The rows of a named table that training has seen, its own two first, in pieces, while nothing is lent.
 
         Args:
             name: Of the table.
-            since_step: Only rows that changed after this step, if > 0.
             max_rows: About the most in a piece.
             up_to_date: Whether the copies have paid for the steps they missed; training goes on bit-equal only if not.
         """
         rule = self._rule if up_to_date else None
-        yield from self._store.scan(
-            self._table(name), since_step=since_step, max_rows=max_rows, rule=rule, clock=self._clock
-        )
+        yield from self._store.scan(self._table(name), max_rows=max_rows, rule=rule, clock=self._clock)
 
-    def insert(self, name: str, rows: StoredRows) -> None:
+    def take(self, name: str, *, only_changed: bool, max_rows: int = _ROWS_A_PIECE) -> Iterator[StoredRows]:
+        """The rows of a named table as they stand, in pieces, while nothing is lent: for a file that goes on from them.
+
+        A row counts as not changed from when it is taken until anything of it changes, be it a count. Who puts the rows
+        taken first and then, each time, removes `take_removed` and puts the rows that changed has the table again.
+
+        Args:
+            name: Of the table.
+            only_changed: Leaves out rows that did not change; ids that wait for admission are never left out.
+            max_rows: About the most in a piece.
+        """
+        yield from self._store.take(self._table(name), only_changed=only_changed, max_rows=max_rows)
+
+    def insert(self, name: str, rows: StoredRows, *, changed: bool = True) -> None:
         """Put rows with their counts and state, in the place of those that are there.
+
+        Args:
+            name: Of the table.
+            rows: At most one of each key.
+            changed: Whether `take` finds them changed.
 
         Raises:
             SchemaError: Their width, or their state's, is another; or a key lies outside the table.
@@ -324,7 +337,7 @@ class Table:
                 f"a row stands outside table {name!r}",
                 found=f"{int(rows.keys_n.min())} … {int(rows.keys_n.max())}", allowed=f"0 … {limit}",
             )  # fmt: skip
-        self._store.insert(self._table(name), rows)
+        self._store.insert(self._table(name), rows, changed=changed)
 
     def clear(self) -> None:
         """Forget all rows: each is again as it starts."""
@@ -337,11 +350,11 @@ class Table:
         self._store.remove(self._table(name), keys_n)
 
     def track_removed(self, *, on: bool) -> None:
-        """Whether to remember the ids of rows evicted, for `take_removed`."""
+        """Whether to remember the ids evicted or removed, for `take_removed`."""
         self._store.track_removed(on=on)
 
     def take_removed(self, name: str) -> Tensor:
-        """int64: ids evicted since the last call."""
+        """int64: ids evicted or removed since the last call, some perhaps seen again since."""
         return self._store.take_removed(self._table(name))
 
     def progress(self) -> dict[str, Tensor]:
