@@ -165,7 +165,8 @@ def test_the_cost_of_clipping_follows_the_batch() -> None:
     plan = OptimizerPlan(dense=SGD.dense, default_rows=SGD.default_rows, clip_norm=1e-3)
     optimizers = plan.start(model, nn.Identity())
     ids_n = torch.tensor([2**63 - 1, 0, 2**63 - 1])
-    before = model.tables["wide"].read([[IdColumn("job", ids_n)]]).blocks[0].clone()
+    before = model.tables["wide"].checkout([[IdColumn("job", ids_n)]]).blocks[0].detach().clone()
+    optimizers.abandon()  # lent once, so that the rows are there
     model.train().forward_ids(ids_n, ids_n).sum().backward()
     optimizers.step()
     after = model.tables["wide"].read([[IdColumn("job", ids_n)]]).blocks[0]
