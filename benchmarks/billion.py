@@ -48,7 +48,7 @@ from rankwell.data.statistics import NumericStatistics
 from rankwell.evaluation.discrimination import auc, log_loss_from_logits
 from rankwell.models.wide_deep import DeepSettings, LogisticSettings, WideDeep, WideDeepSettings
 from rankwell.schema import Schema, TableSpec
-from rankwell.tables.row_optimizers import RowWiseAdaGrad
+from rankwell.tables.adagrad import RowWiseAdaGrad
 from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.log_pieces import LogPiece
 from rankwell.training.objectives import PointwiseObjective

@@ -312,12 +312,12 @@ def test_a_loss_that_is_not_finite_ends_training(factor: float, jobs: RequestLog
             taken.append(everything(before))
 
     fitted(before, shuffled(jobs, 64), in_order(jobs_tune), two, on_step=on_step)
-    for name in ("dense/bias", "wide/rows", "wide/state", "wide/step"):
+    for name in ("dense/bias", "wide/job.rows_nW", "wide/job.state_nS", "wide/clock"):
         assert torch.equal(everything(model)[name], taken[1][name]), name
     # and its loans are forgotten: a step now moves no row
-    rows = model.tables["wide"].rows.clone()
+    rows = everything(model)["wide/job.rows_nW"]
     model.tables["wide"].apply()
-    assert torch.equal(model.tables["wide"].rows, rows)
+    assert torch.equal(everything(model)["wide/job.rows_nW"], rows)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -330,9 +330,9 @@ def test_an_error_within_a_pass_forgets_the_loans(jobs: RequestLog, jobs_tune: R
     model = logistic(jobs)
     with pytest.raises(LogError):
         fit(model, Failing(), PLAN, shuffled(jobs, 64), in_order(jobs_tune), LOOP, seed=0)
-    rows = model.tables["wide"].rows.clone()
+    rows = everything(model)["wide/job.rows_nW"]
     model.tables["wide"].apply()
-    assert torch.equal(model.tables["wide"].rows, rows)
+    assert torch.equal(everything(model)["wide/job.rows_nW"], rows)
 
 
 def test_logits_that_are_not_finite_end_training(jobs: RequestLog, jobs_tune: RequestLog) -> None:
@@ -394,10 +394,12 @@ def test_a_step_is_one_of_the_mean_loss(jobs: RequestLog, jobs_tune: RequestLog)
     )  # fmt: skip
     table, _ = jobs_table(400, 1)
     job_C, click_C = table["job"].to_numpy(), table["click"].to_numpy()
+    (stored,) = model.tables["wide"].chunks("job")
+    place = {key: n for n, key in enumerate(stored.keys_n.tolist())}
     for job in range(8):
         grad = np.sum(np.where(job_C == job, 0.5 - click_C, 0.0)) / 400  # all logits start at 0
-        assert model.tables["wide"].rows[2 + job].item() == pytest.approx(-0.1 * np.sign(grad), rel=1e-5)
-        assert model.tables["wide"].state()["state"][2 + job].item() == pytest.approx(grad**2, rel=1e-4)
+        assert stored.rows_nW[place[job]].item() == pytest.approx(-0.1 * np.sign(grad), rel=1e-5)
+        assert stored.state_nS[place[job]].item() == pytest.approx(grad**2, rel=1e-4)
 
 
 def test_weights_are_relative(jobs: RequestLog) -> None:
@@ -528,7 +530,7 @@ def test_leftovers_of_others_are_not_trained_on(jobs: RequestLog, jobs_tune: Req
     for model in (fresh, used):
         fitted(model, shuffled(jobs, 50), in_order(jobs_tune), LoopSettings(max_epochs=1))
     assert torch.equal(fresh.bias, used.bias)
-    assert torch.equal(fresh.tables["wide"].rows, used.tables["wide"].rows)
+    assert torch.equal(*(everything(model)["wide/job.rows_nW"] for model in (fresh, used)))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from training_example import (
@@ -379,6 +380,6 @@ def test_an_error_in_a_step_moves_nothing_and_leaves_eval_mode(example: RequestL
     with pytest.raises(LogError, match="no"):
         fit_stream(model, Failing(JOBS), PLAN, days(1), EXACT, seed=0)
     assert not model.training
-    rows = model.tables["wide"].rows.clone()
+    rows = everything(model)["wide/job.rows_nW"]
     model.tables["wide"].apply()
-    assert (model.tables["wide"].rows == rows).all()
+    assert torch.equal(everything(model)["wide/job.rows_nW"], rows)
