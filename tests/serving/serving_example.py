@@ -15,9 +15,12 @@ from rankwell.models.wide_deep import DeepSettings, WideDeep, WideDeepSettings
 from rankwell.schema import Action, Bag, Categorical, Cross, Numeric, Quantiles, Schema, Sequence, TableSpec
 from rankwell.serving.bundle import Bundle
 from rankwell.tables.adagrad import RowWiseAdaGrad
+from rankwell.tables.ftrl import Ftrl
 from rankwell.types import Audit, Batch, Events, Features, Ragged, Targets
 
 NUM_JOBS = 60
+FTRL = Ftrl(learning_rate=0.5, l1=1.0)
+"""Leaves some rows of the wide part zero."""
 
 SCHEMA = Schema(
     features=(
@@ -59,8 +62,8 @@ def trained(model: Model) -> Model:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
-    for table in model.tables.values():
-        table.train_with(RowWiseAdaGrad(learning_rate=0.2))
+    for part, table in model.tables.items():
+        table.train_with(FTRL if part in model.linear_parts else RowWiseAdaGrad(learning_rate=0.2))
     model.train()
     for step in range(4):
         logits_CA = model(batch(num_requests=9, seed=step).features)

@@ -23,22 +23,29 @@ from rankwell.errors import BundleError, RecipeError, TrainingError
 from rankwell.models.wide_deep import Deep, Logistic, LogisticSettings, WideDeep
 from rankwell.schema import Action
 from rankwell.serving.bundle import Bundle, read_bundle, write_bundle
+from rankwell.serving.zero_file import read_zeros
 from rankwell.tables.table import IdColumn
 
-FILES = [
-    "calibrators.safetensors",
-    "dense.safetensors",
-    "manifest.json",
-    "manifest.sha256",
-    "metrics.json",
-    "provenance.json",
-    "rows/crosses.arrow",
-    "rows/deep.arrow",
-    "rows/wide.arrow",
-    "schema.json",
-    "settings.json",
-    "statistics.json",
-]
+TABLES = ("job", "member", "pay", "skills", "title")
+FILES = sorted(
+    [
+        "calibrators.safetensors",
+        "dense.safetensors",
+        "manifest.json",
+        "manifest.sha256",
+        "metrics.json",
+        "provenance.json",
+        *(f"rows/crosses/title_x_pay.{kind}" for kind in ("arrow", "states", "zeros")),
+        *(f"rows/deep/{table}.arrow" for table in TABLES),
+        *(f"rows/wide/{table}.{kind}" for table in TABLES for kind in ("arrow", "states")),
+        *(f"rows/wide/{table}.zeros" for table in TABLES if table != "pay"),  # each of its few buckets has a weight
+        "schema.json",
+        "settings.json",
+        "statistics.json",
+    ]
+)
+KINDS = [name for name in FILES if "rows/" not in name or name.startswith("rows/wide/job.")]
+"""One file of each kind."""
 FEATURES = example.batch(num_requests=30, seed=99).features
 
 
@@ -109,11 +116,14 @@ def test_all_the_rest_comes_back_too(bundle: Bundle, written: Path) -> None:
     assert back.provenance["versions"]["torch"] == torch.__version__
 
 
-def test_a_read_bundle_written_again_is_the_same_files(written: Path, tmp_path: Path) -> None:
+def test_a_read_bundle_written_again_is_the_same_files_but_for_the_state(written: Path, tmp_path: Path) -> None:
     write_bundle(read_bundle(written), tmp_path / "again")
-    assert {name: (tmp_path / "again" / name).read_bytes() for name in FILES} == {
-        name: (written / name).read_bytes() for name in FILES
-    }
+    kept = [name for name in FILES if not name.endswith(".states") and not name.startswith("manifest")]
+    assert sorted(str(p.relative_to(tmp_path / "again")) for p in (tmp_path / "again").rglob("*.*")) == sorted(
+        [*kept, "manifest.json", "manifest.sha256"]
+    )
+    for name in kept:
+        assert (tmp_path / "again" / name).read_bytes() == (written / name).read_bytes(), name
 
 
 def test_the_files_are_those_of_the_docstring_and_only_data(written: Path) -> None:
@@ -124,7 +134,7 @@ def test_a_read_model_only_reads(written: Path) -> None:
     model = read_bundle(written).model
     assert not any(module.training for module in model.modules())
     with pytest.raises(TrainingError, match="no rule"):
-        model.tables["deep"].checkout([IdColumn("job", torch.tensor([1]))])
+        model.tables["deep"].checkout([[IdColumn("job", torch.tensor([1]))]])
 
 
 def test_an_untrained_model_and_logits_taken_at_their_word(tmp_path: Path) -> None:
@@ -145,22 +155,22 @@ def test_of_a_large_table_only_the_rows_that_serving_can_read_are_stored(tmp_pat
         {"knot_logits_B": torch.zeros(1).double(), "knot_log_odds_B": torch.ones(1).double()}
     )}, created_us=0)  # fmt: skip
     write_bundle(bundle, tmp_path / "b")
-    with pa.ipc.open_file(tmp_path / "b" / "rows" / "wide.arrow") as file:
+    table = model.tables["wide"]
+    (job,) = table.chunks("job")
+    is_own, is_seen_twice, is_zero = job.keys_n < 0, job.sightings_n >= 2, (job.rows_nW == 0).all(dim=1)
+    with pa.ipc.open_file(tmp_path / "b" / "rows" / "wide" / "job.arrow") as file:
         rows = file.read_all()
-    slots, sightings, kept = model.tables["wide"].seen_rows()
-    assert rows["slot"].to_pylist() == slots.tolist()
-    assert rows["sightings"].to_pylist() == sightings.tolist()
-    assert rows["row"].to_pylist() == kept.tolist()
-    assert 50 < len(rows) < model.tables["wide"].num_seen < 1_000 < num_rows  # one sighting is not enough here
-    assert (tmp_path / "b" / "rows" / "wide.arrow").stat().st_size < 50_000
-    assert torch.equal(logits(read_bundle(tmp_path / "b")), logits(bundle))
-
-
-def test_rows_in_several_record_batches(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rankwell.serving.row_file._ROWS_A_BATCH", 50)
-    write_bundle(bundle, tmp_path / "b")
-    with pa.ipc.open_file(tmp_path / "b" / "rows" / "deep.arrow") as file:
-        assert file.num_record_batches > 2
+    kept = job.where(is_own | (is_seen_twice & ~is_zero))
+    assert rows["key"].to_pylist() == kept.keys_n.tolist()
+    assert rows["sightings"].to_pylist() == kept.sightings_n.tolist()
+    assert rows["row"].to_pylist() == kept.rows_nW.tolist()
+    zeros = [(k, s) for keys, sightings in read_zeros(tmp_path / "b" / "rows" / "wide" / "job.zeros")
+             for k, s in zip(keys.tolist(), sightings.tolist(), strict=True)]  # fmt: skip
+    gone = job.where(~is_own & is_seen_twice & is_zero)
+    assert zeros == list(zip(gone.keys_n.tolist(), gone.sightings_n.tolist(), strict=True))
+    assert zeros
+    assert 10 < len(rows) < len(job) < 100 < num_rows  # one sighting is not enough here
+    assert sum(path.stat().st_size for path in (tmp_path / "b" / "rows" / "wide").glob("job.*")) < 20_000
     assert torch.equal(logits(read_bundle(tmp_path / "b")), logits(bundle))
 
 
@@ -175,7 +185,7 @@ def test_parents_are_made_and_an_empty_directory_is_filled(bundle: Bundle, tmp_p
 # --- damage is refused
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
 def test_a_flipped_bit_anywhere_is_refused(copy: Path, name: str, place: float) -> None:
     content = bytearray((copy / name).read_bytes())
@@ -189,14 +199,14 @@ def test_a_flipped_bit_anywhere_is_refused(copy: Path, name: str, place: float) 
     assert "copy the bundle again" in str(refused.value)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_missing_file_is_refused(copy: Path, name: str) -> None:
     (copy / name).unlink()
     with pytest.raises(BundleError, match=f"{name} of the bundle .* is missing; found: no such file"):
         read_bundle(copy)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("keep", [0.0, 0.9])
 def test_a_truncated_file_is_refused(copy: Path, name: str, keep: float) -> None:
     content = (copy / name).read_bytes()
@@ -212,10 +222,10 @@ def test_a_file_that_the_manifest_does_not_list_is_not_looked_at(bundle: Bundle,
     assert torch.equal(logits(read_bundle(copy)), logits(bundle))
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
 def test_an_unknown_format_version_is_refused(copy: Path, version: object) -> None:
     rewrite_manifest(copy, lambda manifest: manifest.update(format_version=version, unheard_of=1))
-    with pytest.raises(BundleError, match=f"found: format_version {version!r}, by .*; allowed: format_version 1"):
+    with pytest.raises(BundleError, match=f"found: format_version {version!r}, by .*; allowed: format_version 2"):
         read_bundle(copy)
 
 
@@ -229,7 +239,7 @@ def test_an_unknown_format_version_is_refused(copy: Path, version: object) -> No
         (lambda m: m["files"].update({"../secret.json": m["files"]["schema.json"]}), "files"),
         (lambda m: m["files"].update({"/etc/hosts.json": m["files"]["schema.json"]}), "files"),
         (lambda m: m["files"].pop("metrics.json"), "has no metrics.json"),
-        (lambda m: m["files"].pop("rows/deep.arrow"), "rows/"),
+        (lambda m: m["files"].pop("rows/deep/job.arrow"), "rows/"),
         (lambda m: m.update(model="rankwell.models.wide_deep:Logistic"), "settings.json"),
         (lambda m: m.update(label_smoothing=1.0), "label_smoothing"),
         (lambda m: m.pop("format"), "manifest.json"),
@@ -249,13 +259,13 @@ def test_files_of_another_bundle_are_refused_by_what_they_do_not_fit(copy: Path,
     other = Bundle(model=model, calibrators={"click": Uncalibrated(), "apply": Uncalibrated()}, created_us=0)
     write_bundle(other, tmp_path / "other")
     untouched = shutil.copytree(copy, tmp_path / "untouched")
-    for name in ("dense.safetensors", "rows/deep.arrow", "calibrators.safetensors"):
+    for name in ("dense.safetensors", "rows/deep/job.arrow", "calibrators.safetensors"):
         rewrite_file(copy, name, (tmp_path / "other" / name).read_bytes())
         with pytest.raises(BundleError, match=name.partition(".")[0]):
             read_bundle(copy)
         shutil.rmtree(copy)
         shutil.copytree(untouched, copy)
-    for name in ("dense.safetensors", "rows/deep.arrow", "calibrators.safetensors", "metrics.json", "schema.json"):
+    for name in ("dense.safetensors", "rows/deep/job.arrow", "calibrators.safetensors", "metrics.json", "schema.json"):
         rewrite_file(copy, name, b"not even of the format")
         with pytest.raises(BundleError):
             read_bundle(copy)
@@ -285,7 +295,7 @@ def test_after_a_swap_cut_off_reading_says_how_to_go_on(bundle: Bundle, copy: Pa
 
 
 # every file as it is written and as it is forced to disk, and the directory itself
-FAILURES = [(call, name) for name in FILES for call in ("write", "fsync")] + [("fsync", "")]
+FAILURES = [(call, name) for name in KINDS for call in ("write", "fsync")] + [("fsync", "")]
 
 
 @pytest.mark.parametrize(("call", "name"), FAILURES)

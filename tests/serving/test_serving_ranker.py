@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from filled_table import fill
 from rankwell.calibration.isotonic import Isotonic
 from rankwell.calibration.uncalibrated import Uncalibrated
 from rankwell.data.pseudonyms import PseudonymKey, pseudonymise
@@ -124,20 +125,13 @@ def test_what_label_smoothing_cannot_explain_is_still_ranked_by_the_logit() -> N
     model = Logistic(example.SCHEMA, example.STATISTICS, seed=1)
     with torch.no_grad():
         model.bias.fill_(5.0)  # beyond ln(1.9 / 0.1) = 2.94: every p is the largest there is
-        table = model.tables["wide"]
-        table.rows.copy_(torch.randn(table.rows.shape, generator=torch.manual_seed(0)) * 0.1)
-        table.load_seen_rows(*everything(table.rows))
+        fill(model.tables["wide"], seed=0, scale=0.1)
     ranker = Ranker(Bundle(model=model, calibrators=UNCALIBRATED, created_us=0, label_smoothing=0.1))
     plain = request(plain_candidates(30))
     ranked = ranker.rank(plain).ranked
     assert len(ranked.probabilities.unique()) == 1
     raw_C = model(batch_from_request(plain, example.SCHEMA).features)[:, 0]
     assert raw_C[ranked.item_ids].tolist() == sorted(raw_C.tolist(), reverse=True)
-
-
-def everything(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """All rows of a slab, as if training had seen them."""
-    return torch.arange(len(rows)), torch.ones(len(rows), dtype=torch.uint8), rows.clone()
 
 
 def test_a_short_list_is_the_head_of_the_long_one() -> None:
@@ -196,7 +190,9 @@ def test_label_smoothing_is_undone_before_the_calibrator() -> None:
         for parameter in model.parameters():
             parameter.mul_(0.1)  # no logit beyond what smoothing allows
         for table in model.tables.values():
-            table.rows.mul_(0.1)
+            for name in table.names:
+                for rows in list(table.chunks(name)):
+                    table.insert(name, replace(rows, rows_nW=rows.rows_nW * 0.1))
     batch = example.batch(num_requests=20, seed=3)
     raw_CA = model.eval()(batch.features).detach().double()
     q_CA = torch.sigmoid(raw_CA)

@@ -8,7 +8,7 @@
     statistics.json          what was measured on `train` for the transforms of numerics
     settings.json            what the model was built from, besides
     dense.safetensors        the model's parameters and buffers
-    rows/<part>.arrow        the rows of each of its tables that serving can read
+    rows/<part>/<table>.*    the rows of each of its tables that serving can read; see `rankwell.serving.row_file`
     calibrators.safetensors  what each action's calibrator was fitted to: <action>/<buffer>
     metrics.json             flat names to numbers
     provenance.json          where it all came from
@@ -42,7 +42,7 @@ from rankwell.models.model import Model
 from rankwell.schema import Schema
 from rankwell.serving.manifest import FileRecord, Manifest, class_at, class_path, is_bundle, read_manifest
 from rankwell.serving.new_directory import NewDirectory
-from rankwell.serving.row_file import read_rows, write_rows
+from rankwell.serving.row_file import ROWS, STATES, ZEROS, file_stem, read_rows, write_rows
 
 __all__ = ["Bundle", "read_bundle", "write_bundle"]
 
@@ -144,6 +144,7 @@ def write_bundle(bundle: Bundle, path: str | Path) -> None:
                 created_us=int(bundle.created_us),
                 model=classes[0],
                 calibrators=classes[1],
+                seed=next((table.seed for table in bundle.model.tables.values()), 0),
                 label_smoothing=bundle.label_smoothing,
                 files={
                     name: FileRecord(num_bytes=file.num_bytes, sha256=file.sha256)
@@ -164,7 +165,9 @@ def read_bundle(path: str | Path) -> Bundle:
     """Read a bundle that `write_bundle` wrote, after holding every file against its checksum.
 
     Returns:
-        Its model is in eval mode and its tables have no rule to move their rows by: they only read.
+        Its model is in eval mode and its tables have no rule to move their rows by: they only read. To train it
+        further, see `rankwell.serving.online_learning.read_states`; the state is not in it, and written again it is
+        a bundle without.
 
     Raises:
         BundleError: It is no bundle, a file is missing or damaged, its format is unknown, or its classes are not there
@@ -251,7 +254,8 @@ def _write_files(bundle: Bundle, directory: NewDirectory) -> None:
     directory.write(_SETTINGS, _line(model.settings.model_dump_json(indent=1)))
     directory.write(_DENSE, _packed(model.state_dict()))
     for part, table in sorted(model.tables.items()):
-        write_rows(table, directory, _row_file(part))
+        for name in table.names:
+            write_rows(table, name, directory, file_stem(part, name))
     fitted = {
         f"{action}/{name}": buffer
         for action, calibrator in sorted(bundle.calibrators.items())
@@ -272,8 +276,8 @@ def _read_model(files: _Files) -> Model:
         statistics = NumericStatistics.from_json(files.text(_STATISTICS))
         settings = cls.settings_class.model_validate_json(files.text(_SETTINGS))
         build: Callable[..., Model] = cls  # every concrete model is built so
-        # the seed only draws what is overwritten here, and the start of rows that nothing reads
-        model = build(schema, statistics, settings, seed=0)
+        # of what the seed draws, all that is read is overwritten here; the start of rows yet unseen is not
+        model = build(schema, statistics, settings, seed=files.manifest.seed)
     except BundleError:
         raise
     except (RankwellError, ValidationError, TypeError) as error:
@@ -282,12 +286,15 @@ def _read_model(files: _Files) -> Model:
         model.load_state_dict(files.tensors(_DENSE))
     except RuntimeError as error:
         raise files.misfit(_DENSE, path, error) from None
-    expected = {_row_file(part) for part in model.tables}
+    stems = {file_stem(part, name): (table, name) for part, table in model.tables.items() for name in table.names}
+    expected = {stem + ROWS for stem in stems}
+    possible = expected | {stem + ending for stem in stems for ending in (ZEROS, STATES)}
     found = {name for name in files.manifest.files if name.startswith("rows/")}
-    if found != expected:
-        raise files.misfit("rows/", path, f"{sorted(found)} for the tables {sorted(model.tables)}")
-    for part, table in model.tables.items():
-        read_rows(table, files.path(_row_file(part)))
+    if not expected <= found <= possible:
+        raise files.misfit("rows/", path, f"{sorted(found)} for the tables {sorted(stems)}")
+    for stem, (table, name) in stems.items():
+        zeros = files.path(stem + ZEROS) if stem + ZEROS in found else None
+        read_rows(table, name, files.path(stem + ROWS), zeros)
     return model.eval()
 
 
@@ -308,10 +315,6 @@ def _read_calibrators(files: _Files) -> dict[str, Calibrator]:
         except (RankwellError, TypeError) as error:
             raise files.misfit(_CALIBRATORS, path, error) from error
     return calibrators
-
-
-def _row_file(part: str) -> str:
-    return f"rows/{part}.arrow"
 
 
 def _packed(tensors: Mapping[str, Tensor]) -> bytes:

@@ -25,7 +25,7 @@ from rankwell.serving.new_directory import NewDirectory, displaced, hash_file
 
 __all__ = ["FORMAT_VERSION", "FileRecord", "Manifest", "class_at", "class_path", "is_bundle", "read_manifest"]
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 """The format of bundles that this code writes, and the only one that it reads."""
 
 _FORMAT: Final = "rankwell bundle"
@@ -60,6 +60,7 @@ class Manifest(_Record):
         created_us: When, by the clock of whoever wrote it.
         model: Class path of the model, ``package.module:Class``.
         calibrators: Class path of each action's calibrator.
+        seed: The model was built with; rows that training has yet to see start from it.
         label_smoothing: ε of the training loss, to be inverted behind the model; see `undo_label_smoothing`.
         files: Every other file by its name in the directory, "/" between the parts.
     """
@@ -68,6 +69,7 @@ class Manifest(_Record):
     created_us: int
     model: str
     calibrators: dict[str, str]
+    seed: int
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     files: dict[_FileName, FileRecord]
 
