@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, final
@@ -58,18 +59,20 @@ def best_rate(loss: Callable[[float], float], start: float, *, factor: float = 2
     0.8
 
     Args:
-        loss: Of a learning rate; meant to fall, then rise.
+        loss: Of a learning rate; meant to fall, then rise; infinite where learning diverges.
         start: On the grid.
         factor: > 1.
         most: Evaluations at most.
     """
     known = {0: loss(start)}
-    best = 0
+    while known[min(known)] == math.inf and len(known) < most:  # it diverged: begin lower
+        known[min(known) - 1] = loss(start * factor ** (min(known) - 1))
+    best = min(known, key=lambda place: known[place])
     for direction in (1, -1):
-        place = best + direction
-        while len(known) < most and place not in known:
+        while len(known) < most and best + direction not in known:
+            place = best + direction
             known[place] = loss(start * factor**place)
             if not known[place] < known[best]:
                 break
-            best, place = place, place + direction
+            best = place
     return float(start * factor**best)
