@@ -74,7 +74,8 @@ class TableSpec(Declaration):
         if self.num_remainders is not None and not 1 < self.num_remainders < (self.num_ids or 0):
             raise SchemaError(
                 f"table {self.name!r} cannot be composed", found={"num_remainders": self.num_remainders},
-                allowed="1 < num_remainders < num_ids", do="num_remainders near the root of num_ids takes the fewest rows",
+                allowed="1 < num_remainders < num_ids",
+                do="num_remainders near the root of num_ids takes the fewest rows",
             )  # fmt: skip
         return self
 
