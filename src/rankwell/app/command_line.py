@@ -18,12 +18,15 @@ from rankwell.app.pipeline import demonstrate
 from rankwell.app.plan_table import plan_printer
 from rankwell.app.progress import progress_of_simulation, progress_of_training
 from rankwell.app.run import EvaluatedRun, evaluate_run, report_run, train_runs
+from rankwell.app.study_page import write_study
 from rankwell.data.writer import impressions_table
 from rankwell.errors import RankwellError, RequestError
 from rankwell.serving.bundle import read_bundle
 from rankwell.serving.ranker import Ranker
 from rankwell.simulation.settings import MarketplaceSettings
 from rankwell.simulation.simulate import simulate as simulate_log
+from rankwell.studies.optimizers import study_optimizers
+from rankwell.studies.regularisation import study_regularisation
 from rankwell.studies.segment_repair import study_segment_repair
 from rankwell.studies.study import StudyResult
 from rankwell.studies.wide_deep import study_wide_deep
@@ -161,6 +164,38 @@ def segment_repair(
 ) -> None:
     """Mend a miscalibrated group: the feature's transform against a per-segment Platt."""
     _print_study(study_segment_repair(seeds=range(seeds), num_requests=requests, say=_console.print), json_file)
+
+
+@study.command("optimizers")
+def optimizers(
+    seeds: Annotated[int, typer.Option(min=2, help="Truths, each with a log of its own.")] = 5,
+    rows: Annotated[int, typer.Option(min=2_000, help="Rows of each log.")] = 200_000,
+    ids: Annotated[int, typer.Option(min=100, help="Possible ids of each log.")] = 20_000,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", exists=True, file_okay=False, help="Frappe's folder, to measure on it too."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-optimizers.html"),
+    json_file: Json = None,
+) -> None:
+    """Row rules on rare and frequent ids, ghost updates of dense Adam, row-wise state, and goals that move."""
+    result = study_optimizers(seeds=range(seeds), num_rows=rows, num_ids=ids, frappe=data, say=_console.print)
+    _print_study(result, json_file)
+    _console.print(str(write_study(result, out)))
+
+
+@study.command("regularisation")
+def regularisation(
+    seeds: Annotated[int, typer.Option(min=1, help="Truths, each with a log of its own.")] = 5,
+    rows: Annotated[int, typer.Option(min=2_000, help="Rows of each log.")] = 120_000,
+    ids: Annotated[int, typer.Option(min=100, help="Possible ids of each log.")] = 12_000,
+    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-regularisation.html"),
+    json_file: Json = None,
+) -> None:
+    """The L1 diamond and the L2 circle; sparsity and AUC against strength for FTRL, group lasso and lazy decay."""
+    result = study_regularisation(seeds=range(seeds), num_rows=rows, num_ids=ids, say=_console.print)
+    _print_study(result, json_file)
+    _console.print(str(write_study(result, out)))
 
 
 def _print_run(run: EvaluatedRun) -> None:
