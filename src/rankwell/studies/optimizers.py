@@ -38,5 +38,5 @@ def study_optimizers(
         study_moving_goals(seeds=seeds, num_rows=num_rows // 2, num_ids=num_ids // 20, say=say),
     ]
     if frappe is not None:
-        parts.append(study_frappe_rules(frappe, seeds=seeds, say=say))
+        parts.append(study_frappe_rules(frappe, seeds=seeds[:3], say=say))
     return joined("optimizers", parts)
