@@ -14,7 +14,9 @@ from rankwell.tables.row_store import DEFAULT_KEY, StoredRows
 from rankwell.tables.table import IdColumn, Table
 
 
-def put_rows(table: Table, name: str, keys: Sequence[int] | Tensor, rows_nW: Tensor, sightings: int = 255) -> None:
+def put_rows(
+    table: Table, name: str, keys: Sequence[int] | Tensor, rows_nW: Tensor, sightings: int | Tensor = 255
+) -> None:
     """Give keys their rows, up to date and with a state of 0."""
     keys_n = torch.as_tensor(keys, dtype=torch.int64)
     state_width = 0 if table.rule is None else table.rule.state_width(table.width)
@@ -23,7 +25,7 @@ def put_rows(table: Table, name: str, keys: Sequence[int] | Tensor, rows_nW: Ten
         StoredRows(
             keys_n=keys_n,
             last_n=torch.full((len(keys_n),), table.step, dtype=torch.int32),
-            sightings_n=torch.full((len(keys_n),), sightings, dtype=torch.int32),
+            sightings_n=torch.as_tensor(sightings, dtype=torch.int32).expand(len(keys_n)),
             state_nS=torch.zeros(len(keys_n), state_width),
             rows_nW=rows_nW,
         ),
