@@ -77,7 +77,7 @@ def test_killed_in_mid_epoch_and_bit_equal(tmp_path: Path) -> None:
     killed = started("training_process.py", folder, tmp_path / "killed", "killed")
     assert ended(killed) == -signal.SIGKILL
     assert not list(tmp_path.glob("killed*"))
-    assert [path.name for path in sorted(folder.iterdir())] == [
+    assert [path.name for path in sorted(folder.glob("*.safetensors"))] == [
         "step-000000000008.safetensors", "step-000000000011.safetensors",
     ]  # fmt: skip
     assert ended(started("training_process.py", folder, tmp_path / "resumed", "to the end")) == 0
@@ -371,10 +371,10 @@ def test_a_damaged_checkpoint_of_a_training(jobs: RequestLog, tune: RequestLog, 
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rankwell.training.checkpoint._FORMAT", "2")
+    monkeypatch.setattr("rankwell.training.checkpoint._FORMAT", "3")
     checkpoints = saved(tmp_path, 1)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match=r"unknown format; found: 2; allowed: 1"):
+    with pytest.raises(CheckpointError, match=r"unknown format; found: 3; allowed: 2"):
         checkpoints.newest()
 
 

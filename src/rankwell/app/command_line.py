@@ -100,7 +100,10 @@ def train(
     recipe = read_recipe(recipe_file)
     with progress_of_training(_console, recipe.loop.max_epochs) as on_step:
         on_plan = plan_printer(_console, recipe.name, recipe.optimizers)
-        runs = train_runs(recipe, data, seeds=range(seed, seed + seeds), out=out, on_plan=on_plan, on_step=on_step)
+        runs = train_runs(
+            recipe, data, seeds=range(seed, seed + seeds), out=out, on_plan=on_plan, on_step=on_step,
+            on_resume=lambda resumed: _console.print(str(resumed), highlight=False),
+        )  # fmt: skip
     _print_run(runs)
     _console.print(f"bundle: {out}")
     _write_json(json_file, runs.numbers)

@@ -21,6 +21,7 @@ from rankwell.training.checkpoint import Checkpoints
 from rankwell.training.loop import StepReport
 from rankwell.training.optimizers import PlannedGroup
 from rankwell.training.recipe import Recipe
+from rankwell.training.resumed import Resumed
 from rankwell.training.trained import Judgement, Trained, TrueProbabilities, judge, train
 
 __all__ = ["EvaluatedRun", "bundle_of", "evaluate_run", "report_run", "train_runs"]
@@ -46,19 +47,22 @@ def train_runs(
     out: Path,
     on_plan: Callable[[Sequence[PlannedGroup]], None] | None = None,
     on_step: Callable[[StepReport], None] | None = None,
+    on_resume: Callable[[Resumed], None] | None = None,
 ) -> EvaluatedRun:
     """Train and judge the recipe once a seed; write the bundle of the first seed.
 
     Checkpoints stand beside `out` until the last seed is done: a run that was killed trains no seed twice. Where `data`
     holds the truth of a simulated log, models are held against it, too. `on_plan` is told of the first seed's plan,
-    which is that of all.
+    which is that of all; `on_resume` of the checkpoint of each seed that goes on from one.
     """
     truth = _truth_beside(recipe, data)
     checkpoints = {seed: out.parent / f".{out.name}.checkpoints-{seed}" for seed in seeds}
     judgements = []
     for seed in seeds:
         told = on_plan if seed == seeds[0] else None
-        trained = train(recipe, data, seed=seed, checkpoints=checkpoints[seed], on_plan=told, on_step=on_step)
+        trained = train(
+            recipe, data, seed=seed, checkpoints=checkpoints[seed], on_plan=told, on_step=on_step, on_resume=on_resume
+        )
         judgement = judge(recipe, trained.model, trained.calibrators, data, truth=truth)
         if seed == seeds[0]:
             write_bundle(bundle_of(trained, recipe, judgement), out)

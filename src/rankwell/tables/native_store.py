@@ -110,10 +110,11 @@ class NativeStore(RowStore):
                 room, *(array.data_ptr() for array in arrays), _STILL if rule is None else rule.compiled(),
                 _tick(clock), rule is not None,
             )  # fmt: skip
-            yield StoredRows(
-                keys_n=keys_n[:n], last_n=last_n[:n], sightings_n=sightings_n[:n], state_nS=state_nS[:n],
-                rows_nW=rows_nW[:n],
-            )  # fmt: skip
+            if n:
+                yield StoredRows(
+                    keys_n=keys_n[:n], last_n=last_n[:n], sightings_n=sightings_n[:n], state_nS=state_nS[:n],
+                    rows_nW=rows_nW[:n],
+                )  # fmt: skip
 
     def insert(self, t: int, rows: StoredRows, *, changed: bool) -> None:
         """See `RowStore`."""

@@ -98,7 +98,7 @@ class PlainStore(RowStore):
         slots_U = table.slots_seen()
         if only_changed:
             slots_U = slots_U[table.changed[slots_U]]
-        for some_U in torch.split(slots_U, max_rows + 2):
+        for some_U in torch.split(slots_U, max_rows + 2) if len(slots_U) else ():
             yield table.stored(some_U, None, Clock())
             table.changed[some_U] = False
         yield from _cut(table.waiting(), max_rows)

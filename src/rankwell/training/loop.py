@@ -22,6 +22,7 @@ from rankwell.training.history import EpochRecord, TrainingHistory
 from rankwell.training.objectives import Objective
 from rankwell.training.optimizers import OptimizerPlan
 from rankwell.training.predictions import predict_action
+from rankwell.training.resumed import Resumed
 from rankwell.training.run_identity import run_identity
 from rankwell.training.stepper import Autocast, MatmulPrecision, Stepper, arithmetic_of_training, check_arithmetic
 
@@ -102,6 +103,7 @@ def fit(
     seed: int,
     checkpoints: Path | None = None,
     on_step: Callable[[StepReport], None] | None = None,
+    on_resume: Callable[[Resumed], None] | None = None,
 ) -> TrainingHistory:
     """Train a model in place; at the end it always holds the weights of its best epoch, in eval mode.
 
@@ -122,6 +124,7 @@ def fit(
         seed: Keys all that is drawn in a step (dropout) by (seed, step).
         checkpoints: Folder of checkpoints, of this run alone; None writes none.
         on_step: Called after each step.
+        on_resume: Called before the first step, if there is a checkpoint to go on from.
 
     Returns:
         What happened, epoch by epoch.
@@ -151,7 +154,7 @@ def fit(
     (0.9, 3, False)
     """
     with arithmetic_of_training(settings.matmul_precision):
-        return _Training(model, objective, plan, train, tune, settings, seed, checkpoints, on_step).run()
+        return _Training(model, objective, plan, train, tune, settings, seed, checkpoints, on_step, on_resume).run()
 
 
 class _Training:
@@ -166,9 +169,10 @@ class _Training:
         seed: int,
         checkpoints: Path | None,
         on_step: Callable[[StepReport], None] | None,
+        on_resume: Callable[[Resumed], None] | None,
     ) -> None:
         self.model, self.objective, self.train, self.tune = model, objective, train, tune
-        self.settings, self.on_step = settings, on_step
+        self.settings, self.on_step, self.on_resume = settings, on_step, on_resume
         self.stepper = Stepper(model, objective, plan, seed=seed, autocast=settings.autocast)
         self.checkpoints: PeriodicCheckpoints | None = None
         if checkpoints is not None:
@@ -176,6 +180,7 @@ class _Training:
             self.checkpoints = PeriodicCheckpoints(
                 checkpoints,
                 run_identity(model, objective, plan, asdict(settings), data, seed),
+                model.tables,
                 every_s=settings.checkpoint_every_s,
                 every_steps=settings.checkpoint_every_steps,
             )
@@ -284,7 +289,7 @@ class _Training:
         self.checkpoints.save(Checkpoint(self.stepper.num_steps, {**self.stepper.tensors(), **best}, progress))
 
     def _resume(self) -> Position:
-        checkpoint = self.checkpoints.newest() if self.checkpoints is not None else None
+        checkpoint = self.checkpoints.go_on() if self.checkpoints is not None else None
         if checkpoint is None:
             return Position(0)
         progress: Mapping[str, Any] = checkpoint.progress
@@ -294,7 +299,10 @@ class _Training:
         # not a map of the file
         self.best = {name: tensor.clone() for name, tensor in tensors_under("best", checkpoint.tensors).items()}
         self.running = _Running(**progress["running"])
-        return Position(**progress["position"])
+        position = Position(**progress["position"])
+        if self.on_resume is not None and checkpoint.written_at is not None:
+            self.on_resume(Resumed(checkpoint.step, f"epoch {position.epoch + 1}", checkpoint.written_at))
+        return position
 
 
 @dataclass

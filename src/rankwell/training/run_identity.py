@@ -29,17 +29,22 @@ def run_identity(
     Settings called ``checkpoint_…`` are left out: when checkpoints are written may change from start to start.
 
     Args:
-        model: Its class, settings, schema, statistics, and the seeds of its tables.
+        model: Its class, settings, schema, statistics, and its tables' seeds, widths, and what is kept of their rows.
         objective: Told apart by its `str`; an objective with settings shows them in `extra_repr`.
         plan: Who moves what.
         settings: Those of the loop, by name.
         data: What is read, by topic, such as a split's fingerprint.
         seed: Of the run.
     """
-    seeds = {part: table.seed for part, table in sorted(model.tables.items())}
+    tables = {
+        part: {"seed": table.seed, "width": table.width, "dtype": kept.dtype, "eviction": kept.eviction}
+        for part, table in sorted(model.tables.items())
+        for kept in (table.storage,)  # not where it is kept, or how much of it in memory
+    }
     topics = {
         "seed": seed,
-        "model": f"{type(model).__name__} {model.settings.model_dump_json()}, seeds of tables {seeds}",
+        "model": f"{type(model).__name__} {model.settings.model_dump_json()}",
+        "tables": tables,
         "schema": _short_hash(model.schema.to_json()),
         "statistics": _short_hash(model.statistics.to_json()),
         "objective": objective,

@@ -106,22 +106,22 @@ class Stepper:
         self.optimizers.abandon()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that the next steps depend on, by flat name, besides `num_steps`; nothing is copied."""
+        """All that the next steps depend on, by flat name, but for `num_steps` and tables' rows; nothing is copied."""
         parts: dict[str, Mapping[str, Tensor]] = {
             "model": self.model.state_dict(),
             "objective": self.objective.state_dict(),
             "dense": self.optimizers.state(),
-            **{f"table/{part}": table.state() for part, table in self.model.tables.items()},
+            **{f"table/{part}": table.progress() for part, table in self.model.tables.items()},
         }
         return {f"{part}/{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
 
     def go_on_from(self, tensors: Mapping[str, Tensor], num_steps: int) -> None:
-        """Take what `tensors` gave after so many steps; other names may stand among them."""
+        """Take what `tensors` gave after so many steps; other names may stand among them. Rows come by another way."""
         self.model.load_state_dict(tensors_under("model", tensors))
         self.objective.load_state_dict(tensors_under("objective", tensors))
         self.optimizers.load_state(tensors_under("dense", tensors))
         for part, table in self.model.tables.items():
-            table.load_state(tensors_under(f"table/{part}", tensors))
+            table.load_progress(tensors_under(f"table/{part}", tensors))
         self.num_steps = num_steps
 
 

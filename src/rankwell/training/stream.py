@@ -23,6 +23,7 @@ from rankwell.training.checkpoint import Checkpoint, PeriodicCheckpoints, check_
 from rankwell.training.log_pieces import LogPiece, check_pieces, digest_of_names
 from rankwell.training.objectives import Objective, binary_labels
 from rankwell.training.optimizers import OptimizerPlan
+from rankwell.training.resumed import Resumed
 from rankwell.training.run_identity import run_identity
 from rankwell.training.stepper import Autocast, MatmulPrecision, Stepper, arithmetic_of_training, check_arithmetic
 from rankwell.training.stream_history import PieceRecord, StreamHistory
@@ -92,6 +93,7 @@ def fit_stream(
     checkpoints: Path | None = None,
     on_step: Callable[[StreamReport], None] | None = None,
     on_done: Callable[[LogPiece], None] | None = None,
+    on_resume: Callable[[Resumed], None] | None = None,
 ) -> StreamHistory:
     """Train a model in place by one pass over a log in pieces; at the end it holds its last weights, in eval mode.
 
@@ -114,6 +116,7 @@ def fit_stream(
         on_done: Called with each piece, in order, when a checkpoint holds all that was learned from it (without
             `checkpoints`, when it has been read): it is not needed again, and may be deleted. After a restart it is
             called again for all pieces that were done before.
+        on_resume: Called before the first step, if there is a checkpoint to go on from.
 
     Returns:
         What happened, piece by piece, over all starts.
@@ -146,7 +149,7 @@ def fit_stream(
     """
     check_pieces(pieces)
     with arithmetic_of_training(settings.matmul_precision):
-        return _Stream(model, objective, plan, pieces, settings, seed, checkpoints, on_step, on_done).run()
+        return _Stream(model, objective, plan, pieces, settings, seed, checkpoints, on_step, on_done, on_resume).run()
 
 
 @final
@@ -162,15 +165,17 @@ class _Stream:
         checkpoints: Path | None,
         on_step: Callable[[StreamReport], None] | None,
         on_done: Callable[[LogPiece], None] | None,
+        on_resume: Callable[[Resumed], None] | None,
     ) -> None:
         self.model, self.pieces = model, pieces
-        self.on_step, self.on_done = on_step, on_done
+        self.on_step, self.on_done, self.on_resume = on_step, on_done, on_resume
         self.stepper = Stepper(model, objective, plan, seed=seed, autocast=settings.autocast)
         self.checkpoints: PeriodicCheckpoints | None = None
         if checkpoints is not None:
             self.checkpoints = PeriodicCheckpoints(
                 checkpoints,
                 run_identity(model, objective, plan, asdict(settings), {"order": "one pass over pieces"}, seed),
+                model.tables,
                 every_s=settings.checkpoint_every_s,
                 every_steps=settings.checkpoint_every_steps,
             )
@@ -299,7 +304,7 @@ class _Stream:
         self.num_told = len(self.records)
 
     def _resume(self) -> tuple[Position, str | None]:
-        checkpoint = self.checkpoints.newest() if self.checkpoints is not None else None
+        checkpoint = self.checkpoints.go_on() if self.checkpoints is not None else None
         if checkpoint is None:
             return Position(0), None
         progress: Mapping[str, Any] = checkpoint.progress
@@ -318,6 +323,9 @@ class _Stream:
         self.records, self.running = records, _Running(**progress["running"])
         self.num_requests = sum(record.num_requests for record in records) + self.running.num_requests
         self.num_candidates = sum(record.num_candidates for record in records) + self.running.num_candidates
+        if self.on_resume is not None and checkpoint.written_at is not None:
+            place = f"piece {name!r}" if name is not None else f"piece {done + 1} of {len(self.pieces)}"
+            self.on_resume(Resumed(checkpoint.step, place, checkpoint.written_at))
         self._tell()
         return Position(**progress["position"]), progress["fingerprint"]
 

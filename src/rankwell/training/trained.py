@@ -31,6 +31,7 @@ from rankwell.training.objectives import Objective, PointwiseObjective
 from rankwell.training.optimizers import PlannedGroup
 from rankwell.training.predictions import Predictions, predict
 from rankwell.training.recipe import FitCalibrator, Recipe
+from rankwell.training.resumed import Resumed
 
 __all__ = ["Judgement", "Trained", "TrueProbabilities", "calibrate", "judge", "train"]
 
@@ -75,6 +76,7 @@ def train(
     checkpoints: Path | None = None,
     on_plan: Callable[[Sequence[PlannedGroup]], None] | None = None,
     on_step: Callable[[StepReport], None] | None = None,
+    on_resume: Callable[[Resumed], None] | None = None,
 ) -> Trained:
     """Measure numerics on train, train on train, stop by tune, calibrate on calibrate.
 
@@ -87,6 +89,7 @@ def train(
         checkpoints: Folder for checkpoints; a run that was killed goes on from there.
         on_plan: Told who moves what, before the first step.
         on_step: Called after each step.
+        on_resume: Called before the first step, if there is a checkpoint to go on from.
 
     Raises:
         LogError: A log is not there, a split is empty, or a value does not keep the schema.
@@ -108,7 +111,7 @@ def train(
     tune = recipe.batches_of(logs["tune"], "tune", seed=None)
     history = fit(
         model, objective, recipe.optimizers, batches, tune, recipe.loop, seed=seed, checkpoints=checkpoints,
-        on_step=on_step,
+        on_step=on_step, on_resume=on_resume,
     )  # fmt: skip
     del batches, tune  # and the decoded requests that they may keep
     clock.lap("train")
