@@ -220,12 +220,12 @@ class Tables {
         for (const Column& c : columns) {
             Store& store = *stores_[size_t(c.store)];
             if (!store.in_file()) continue;
-            constexpr size_t block = 32;
-            for (size_t begin = 0; begin < c.n; begin += block) {
-                const size_t end = std::min(c.n, begin + block);
-                for (size_t i = begin; i < end; ++i) store.prefetch_entry(Index::hash(uint64_t(c.ids[i])));
-                for (size_t i = begin; i < end; ++i)
-                    if (c.ids[i] != missing_id) store.about_to_touch(store.found(c.ids[i], Index::hash(uint64_t(c.ids[i]))));
+            constexpr size_t ahead = 32;
+            for (size_t i = 0; i < c.n; ++i) {
+                if (store.grows() && i + ahead < c.n) store.prefetch_entry(Index::hash(uint64_t(c.ids[i + ahead])));
+                const int64_t id = c.ids[i];
+                const bool looks_up = store.grows() && id != missing_id;
+                store.about_to_touch(looks_up ? store.found(id, Index::hash(uint64_t(id))) : store.own_slot(id));
             }
         }
     }

@@ -108,7 +108,7 @@ class Store {
         if (rest_) most_slots_ = std::min<uint64_t>(most_slots_, rest_->reserved() / rest_stride_);
         if (most_slots_ > pending || (!grows && most_slots_ < most)) throw StorageError("no memory can be mapped for the rows of the table");
         if (grows) index_ = std::make_unique<Index>();
-        if (rows_->in_file()) rows_->grow_to(num_own_rows * row_stride_);
+        if (rows_->in_file()) rows_->grow_to((grows ? num_own_rows : most) * row_stride_);
         for (int p = 0; p < most_parts; ++p) accounts_[size_t(p)].clear(p);
     }
 
@@ -131,7 +131,7 @@ class Store {
     template <class Rule> void fresh_row(uint32_t slot, const Rule& rule, const Tick& tick, float* row, float* state) const {
         const Counts& its = counts(slot);
         read_row(slot, row);
-        if (shape_.state_width > 0) std::memcpy(state, this->state(slot), size_t(shape_.state_width) * 4);
+        std::copy_n(this->state(slot), shape_.state_width, state);
         if (rule.catches_up() && its.last < tick.step) rule.refresh(row, state, shape_.width, its.last, tick);
     }
     void prefetch(uint32_t slot) const {
@@ -371,7 +371,7 @@ class Store {
             if (slot & pending) {
                 slot = pending | ((slot & ~pending) + 1) / 2;
             } else {
-                counts(slot).sightings = (counts(slot).sightings + 1) / 2;
+                counts(slot).sightings = std::max(shape_.admission, (counts(slot).sightings + 1u) / 2);
                 counts(slot).changed = 1;
             }
             return true;

@@ -36,7 +36,7 @@ struct Transit {
                 to_bfloat16(wide, reinterpret_cast<bfloat16*>(its_row), store.shape().width, store.rounding(key, tick.step));
             else std::memcpy(its_row, wide, row);
         } else {
-            std::memcpy(its_state, store.state(slot), state * 4);
+            std::copy_n(store.state(slot), state, its_state);
             std::memcpy(its_row, store.row(slot), row);
         }
     }
@@ -64,7 +64,7 @@ struct Transit {
             Counts& its = store.counts(slot);
             if (!store.grows() && keys[i] >= 0 && its.sightings == 0 && sightings[i] > 0) ++store.account(0).num_seen;
             its = {0, last[i], std::min(sightings[i], most_sightings), changes};
-            std::memcpy(store.state(slot), states + i * state, state * 4);
+            std::copy_n(states + i * state, state, store.state(slot));
             std::memcpy(store.row(slot), rows + i * row, row);
         }
     }

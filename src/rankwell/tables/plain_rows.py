@@ -311,11 +311,12 @@ class PlainRows:
             order = np.lexsort((hashes_U[here_U], last, sightings))
             least, others = np.split(order, [len(here_U) - (quota - quota // 8)])
             for i in others:
-                if slots[i] != _DEFAULT:
-                    self._sightings[int(slots[i])] = int(sightings[i] + 1) // 2
+                halved = int(sightings[i] + 1) // 2
+                if slots[i] != _DEFAULT:  # who has a row was admitted, and stays so
+                    self._sightings[int(slots[i])] = max(halved, self._shape.admission)
                     self.changed[int(slots[i])] = True
                 else:
-                    self._waiting[int(keys[i])] = int(sightings[i] + 1) // 2
+                    self._waiting[int(keys[i])] = halved
             self._drop(keys[least], "frequency")
 
     def _drop(self, keys_U: NDArray[np.int64], reason: str) -> None:
