@@ -3,9 +3,9 @@
     until python benchmarks/billion.py --rows 1e9 --work runs/billion --kill-at 5e8; do :; done
 
 Wide & Deep is trained in one pass over a simulated log (`billion_log.py`), in pieces that are simulated when their turn
-comes and deleted when a checkpoint holds what was learned from them. Then the same model without members is trained on a
-tenth of the pieces, spread over the log and made anew (it has no more to learn: its loss stands still long before), and
-both are judged on a piece that neither has seen, beside the truth.
+comes and deleted when a checkpoint holds what was learned from them. Then the same model without members is trained on
+a tenth of the pieces, spread over the log and made anew (it has no more to learn: its loss stands still long before),
+and both are judged on a piece that neither has seen, beside the truth.
 
 The command may be killed at any time and started again with the same arguments: it goes on. With --kill-at it kills
 itself once (SIGKILL) at that row, in the middle of a piece. The state stands in --work: checkpoints, pieces that are
@@ -80,6 +80,15 @@ def resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def peak_bytes() -> int:
+    """The most that was ever resident of this process, what it held for a moment included."""
+    status = Path("/proc/self/status")
+    if status.exists():  # there getrusage counts what the parent held when it started this process
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 @final
 class Journal:
     """Lines of progress.jsonl; each start of a phase is told apart by its number."""
@@ -111,7 +120,8 @@ class Journal:
         line = {
             "phase": self.phase, "start": self.start, "at": time.time(), "elapsed_s": now,
             "simulating_s": self.simulating_s, "rows": rows, "rows_per_s": speed,
-            "resident_bytes": resident_bytes(), "log_loss": log_loss,
+            "resident_bytes": resident_bytes(), "peak_bytes": peak_bytes(),
+            "log_loss": log_loss,
         }  # fmt: skip
         self._told_s, self._told_rows, self._next_s = now, rows, now + LINE_EVERY_S
         with self.path.open("a") as file:
@@ -198,7 +208,7 @@ class Run:
             "checkpoints_s": sum(piece.saving_s for piece in history.pieces),
             "simulating_s": sum(line["simulating_s"] for line in last),
             "starts": len(last),
-            "peak_resident_bytes": max(line["resident_bytes"] for line in lines),
+            "peak_resident_bytes": max(line["peak_bytes"] for line in lines),
             "progressive_log_loss": [piece.log_loss for piece in history.pieces],
         }
 
