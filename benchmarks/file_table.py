@@ -23,10 +23,10 @@ from contenders.zipf import scattered, zipf_ranks
 BATCH, WIDTH, NUM_POSSIBLE = 8192, 16, 10**9
 
 
-def first_and_warm(findings: Findings, asked: dict[str, Any], given: argparse.Namespace, file: Path) -> None:
+def first_and_warm(findings: Findings, asked: dict[str, Any], given: argparse.Namespace, folder: Path) -> None:
     """An empty table in a file, and one in memory."""
     contenders = [
-        Contender("in a file", "rankwell_table", {**asked, "file": str(file)}, threads=given.threads),
+        Contender("in a file", "rankwell_table", {**asked, "folder": str(folder)}, threads=given.threads),
         Contender("in memory", "rankwell_table", asked, threads=given.threads),
     ]
     for contender in contenders:
@@ -44,10 +44,10 @@ def first_and_warm(findings: Findings, asked: dict[str, Any], given: argparse.Na
         findings.add(f"{contender.name}, warm, CPU", warm.cpu_ms, "ms")
 
 
-def bounded(findings: Findings, asked: dict[str, Any], given: argparse.Namespace, file: Path) -> None:
+def bounded(findings: Findings, asked: dict[str, Any], given: argparse.Namespace, folder: Path) -> None:
     """A full table in a file, of which a part may stay in memory."""
     most = given.resident_mib * 2**20
-    settings = {**asked, "num_seen": given.rows, "file": str(file), "resident_bytes": most}
+    settings = {**asked, "num_seen": given.rows, "folder": str(folder), "resident_bytes": most}
     contenders = [
         Contender("bounded", "rankwell_table", settings, threads=given.threads),
         Contender("not bounded", "rankwell_table", {**asked, "num_seen": given.rows}, threads=given.threads),

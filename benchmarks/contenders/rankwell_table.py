@@ -23,8 +23,6 @@ def main() -> None:
     torch.set_num_threads(settings["threads"])
     width, num_fields, salts = settings["width"], len(settings["sizes"]), range(len(settings["sizes"]))
     ids_SFB = torch.from_numpy(np.load(settings["ids"]))
-    if settings.get("layout"):
-        raise SystemExit("a table has no layouts to choose from yet")
     names = [f"field_{i}" for i in range(num_fields)]
     growing = settings.get("growing", False)
     specs = [
@@ -32,8 +30,9 @@ def main() -> None:
         for name, size in zip(names, settings["sizes"], strict=True)
     ]
     storage = Storage(
+        layout=settings.get("layout") or "packed",
         dtype=settings.get("dtype", "float32"),
-        file=Path(settings["file"]) if "file" in settings else None,
+        folder=Path(settings["folder"]) if "folder" in settings else None,
         resident_bytes=settings.get("resident_bytes"),
         eviction=Eviction(max_rows=settings["max_rows"]) if "max_rows" in settings else None,
     )
