@@ -14,7 +14,18 @@ from rankwell.tables.row_optimizer import RowOptimizer
 from rankwell.tables.sgd import Sgd
 from rankwell.tables.storage import Eviction, Storage
 from table_play import (
-    JOB, MEMBER, PAGE, RULES, Play, assert_same_rows, column, in_plain, needs_native, new_table, read, step,
+    JOB,
+    MEMBER,
+    PAGE,
+    RULES,
+    Play,
+    assert_same_rows,
+    column,
+    in_plain,
+    needs_native,
+    new_table,
+    read,
+    step,
 )  # fmt: skip
 
 BFLOAT16 = Storage(dtype="bfloat16")
