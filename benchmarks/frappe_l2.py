@@ -68,7 +68,8 @@ class BarsWideDeep(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Logits."""
         deep: Tensor = self.deep(self.vectors(ids).flatten(1))
-        return deep[:, 0] + self.weights(ids)[:, :, 0].sum(1)
+        wide: Tensor = self.weights(ids)[:, :, 0].sum(1)
+        return deep[:, 0] + wide
 
     def penalty(self) -> Tensor:
         """½ Σ w² over the whole of both tables."""

@@ -8,7 +8,7 @@ from typing import Final
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from rankwell.app.drawing import BEFORE, FAINT, INK, MODEL_COLOURS, MUTED, drawing, plain_axes, to_svg
 from rankwell.studies.chart import Chart, Line, Panel
@@ -75,8 +75,10 @@ def _draw_panel(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
         axes.plot(line.x, line.y, color=colour, **{**_MARKS[line.style], **size})  # type: ignore[arg-type]
     if panel.upright is not None:
         axes.axvline(panel.upright, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-    for axis in (axes.xaxis, axes.yaxis):
+    for axis, is_log in ((axes.xaxis, panel.is_log_x), (axes.yaxis, panel.is_log_y)):
         axis.set_minor_locator(NullLocator())
+        if is_log:
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     if panel.x_names:
         axes.xaxis.set_major_locator(FixedLocator(_places(panel)))
         axes.set_xticklabels(list(panel.x_names.values()))

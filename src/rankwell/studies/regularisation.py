@@ -201,7 +201,11 @@ def _words(
     numbers[f"{name}/best/strength"], numbers[f"{name}/best/log_loss_saved"] = strengths[best], saved[best]
     numbers[f"{name}/most_zeros_for_nothing"] = zero[most] if free else 0.0
     numbers[f"{name}/zeros_at_best"] = zero[best]
-    sparse = f"{zero[most]:.0%} of the rows are 0 (strength {strengths[most]:g})" if free else "no row is 0"
+    sparse = (
+        f"{zero[most]:.0%} of the rows are 0 (strength {strengths[most]:g})"
+        if free and zero[most] > 0
+        else "no row is 0"
+    )
     return (
         f"{name}: saves most log loss at strength {strengths[best]:g}: {saved[best]:.4f} nats, {gains[best]:+.4f} AUC, "
         f"{zero[best]:.0%} zeros; at no cost in log loss and at most .0005 AUC {sparse}."

@@ -52,7 +52,7 @@ def study_weight_space(*, seed: int, num_rows: int) -> StudyResult:
             _panel("L1: |w₁| + |w₂| within a budget", paths["l1"], touch_l1, _diamond(touch_l1), x, y, z, least),
             _panel("L2: w₁² + w₂² within a budget", paths["l2"], touch_l2, _circle(touch_l2), x, y, z, least),
         ),
-        height=4.4,
+        height=3.9,
     )  # fmt: skip
     numbers = {
         "free/strong": float(free[0]), "free/weak": float(free[1]), "l1_strength_of_first_zero": float(first_zero),
