@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from rankwell.app.inspection import draw_inspection, inspection_tables
 from rankwell.app.pipeline import demonstrate
 from rankwell.app.plan_table import plan_printer
 from rankwell.app.progress import progress_of_simulation, progress_of_training
@@ -22,6 +23,7 @@ from rankwell.app.study_page import write_study
 from rankwell.data.writer import impressions_table
 from rankwell.errors import RankwellError, RequestError
 from rankwell.serving.bundle import read_bundle
+from rankwell.serving.inspection import inspect_bundle
 from rankwell.serving.ranker import Ranker
 from rankwell.simulation.settings import MarketplaceSettings
 from rankwell.simulation.simulate import simulate as simulate_log
@@ -147,6 +149,24 @@ def report(
 ) -> None:
     """Write a self-contained HTML report of a bundle on the recipe's test split."""
     _console.print(str(report_run(read_bundle(bundle), read_recipe(recipe_file), data, out)))
+
+
+@app.command()
+def inspect(
+    bundle: BundleFolder,
+    json_file: Json = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw norms and zero rows against sightings into this PNG, SVG or PDF.")
+    ] = None,
+) -> None:
+    """Show what a bundle's tables hold: rows, zero rows and the bytes they save, sightings, norms."""
+    inspection = inspect_bundle(bundle)
+    for table in inspection_tables(inspection):
+        _console.print(table)
+    if figure is not None:
+        draw_inspection(inspection, figure)
+        _console.print(f"figure: {figure}")
+    _write_json(json_file, inspection.numbers())
 
 
 @study.command("wide-deep")
