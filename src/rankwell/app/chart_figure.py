@@ -17,7 +17,7 @@ __all__ = ["chart_figure"]
 
 _COLOURS: Final = (*MODEL_COLOURS[:4], BEFORE, MODEL_COLOURS[4], MODEL_COLOURS[5], MUTED)
 """Light neighbours stand apart: an eighth line is the last that one can tell from the others."""
-_MOST_IN_A_ROW: Final = 5
+_MOST_IN_A_ROW: Final = 4
 
 
 def chart_figure(chart: Chart) -> Markup:

@@ -26,6 +26,7 @@ _BATCH: Final = 256
 _TUNING_SEED: Final = 1_000_003
 _RULES: Final = (RMS_PROP, FTRL, ADAGRAD, ROW_WISE, ADAM, LAZY_ADAM, SGD)
 _FORGETFUL: Final = (RMS_PROP, ADAM, LAZY_ADAM, SGD)
+_UNFORGETTING: Final = (ADAGRAD, ROW_WISE, FTRL)
 _WORLDS: Final[tuple[Drift, ...]] = ("still", "switch", "walk")
 _NUM_PANES: Final = 40
 
@@ -46,6 +47,7 @@ def study_moving_goals(
     """
     numbers: dict[str, float] = {}
     panels, tables, findings = [], [], []
+    by_world: dict[str, dict[Contender, Gain]] = {}
     for world in _WORLDS:
         settings = ZipfSettings(num_rows=num_rows, num_ids=num_ids, exponent=0.8, drift=world)
         tuning = draw_zipf_log(settings, seed=_TUNING_SEED)
@@ -56,6 +58,7 @@ def study_moving_goals(
         table, gains = _table(world, excess, rules, numbers)
         tables.append(table)
         findings.append(_finding(world, gains))
+        by_world[world] = gains
         panels.append(_panel(world, excess))
     tables.append(_surprised(seeds, num_rows, num_ids, numbers, findings))
     say("switch, with rates chosen on its first half")
@@ -69,7 +72,7 @@ def study_moving_goals(
         panels=tuple(panels),
         height=3.8,
     )
-    return StudyResult("moving-goals", tuple(tables), " ".join(findings), numbers, (chart,))
+    return StudyResult("moving-goals", tuple(tables), "\n".join([_verdict(by_world), *findings]), numbers, (chart,))
 
 
 def _best_rules(tuning: ZipfLog, num_rows: int) -> dict[Contender, RowOptimizer]:
@@ -117,11 +120,24 @@ def _table(
 
 def _finding(world: str, gains: dict[Contender, Gain]) -> str:
     words = []
-    for contender in (ADAGRAD, ROW_WISE, FTRL, ADAM):
+    for contender in (*_UNFORGETTING, ADAM, SGD):
         gain = gains[contender]
         relation = "beats" if gain.low > 0 else "loses to" if gain.high < 0 else "ties with"
         words.append(f"{relation} {contender.name} ({gain})")
     return f"Goals {world}, second half: RMSProp " + ", ".join(words) + "."
+
+
+def _verdict(by_world: dict[str, dict[Contender, Gain]]) -> str:
+    """Of the claim, over the two worlds that move."""
+    moving = [by_world["switch"], by_world["walk"]]
+    better = [c.name for c in _RULES[1:] if all(gains[c].low > 0 for gains in moving)]
+    worse = [c.name for c in _RULES[1:] if all(gains[c].high < 0 for gains in moving)]
+    holds = all(c.name in better for c in _UNFORGETTING)
+    return (
+        f"RMSProp's claim, that it is better where goals move, {'holds' if holds else 'does not hold'} against rules "
+        f"that add up all gradients (AdaGrad, FTRL). In both moving worlds it beats {', '.join(better) or 'no rule'}, "
+        f"and is beaten by {', '.join(worse) or 'no rule'}."
+    )
 
 
 def _surprised(
