@@ -34,6 +34,7 @@ from rankwell.training.history import TrainingHistory
 from rankwell.training.loop import LoopSettings, StepReport, fit
 from rankwell.training.objectives import Objective, PointwiseObjective
 from rankwell.training.optimizers import OptimizerPlan
+from rankwell.training.resumed import Resumed
 from rankwell.types import Batch, Encoded
 
 JOBS = Schema(
@@ -118,11 +119,15 @@ def fitted(
     seed: int = 0,
     checkpoints: Path | None = None,
     on_step: Callable[[StepReport], None] | None = None,
+    on_resume: Callable[[Resumed], None] | None = None,
     objective: Objective | None = None,
 ) -> TrainingHistory:
     """`fit`, by default with a pointwise objective."""
     objective = objective or PointwiseObjective(model.schema)
-    return fit(model, objective, plan, train, tune, loop, seed=seed, checkpoints=checkpoints, on_step=on_step)
+    return fit(
+        model, objective, plan, train, tune, loop, seed=seed, checkpoints=checkpoints, on_step=on_step,
+        on_resume=on_resume,
+    )  # fmt: skip
 
 
 def everything(model: Model) -> dict[str, Tensor]:
