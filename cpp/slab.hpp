@@ -61,20 +61,18 @@ class Slab {
         const int error = posix_fallocate(file_, off_t(usable_), off_t(target - usable_));
         if (error != 0) throw StorageError("cannot grow " + path_ + ": " + std::strerror(error));
         usable_ = target;
-        if (resident_ > 0) touched_.resize(usable_ / page / 64 + 1, 0);
+        touched_.resize(usable_ / page / 64 + 1, 0);
     }
 
-    // Notes that a span is about to be touched; where its page may be on disk alone, asks for it ahead of time.
-    void about_to_touch(size_t offset, size_t bytes) {
+    // Notes that a span is about to be touched; asks for pages that may be on disk alone ahead of time, all at once.
+    void about_to_touch(size_t offset, size_t bytes, bool is_new) {
         for (size_t p = offset / page; p <= (offset + bytes - 1) / page; ++p) {
-            if (resident_ > 0) {
-                uint64_t& word = touched_[p / 64];
-                const uint64_t bit = uint64_t(1) << (p % 64);
-                if (word & bit) continue;
-                word |= bit;
-                ++num_touched_;
-            }
-            posix_fadvise(file_, off_t(p * page), off_t(page), POSIX_FADV_WILLNEED);
+            uint64_t& word = touched_[p / 64];
+            const uint64_t bit = uint64_t(1) << (p % 64);
+            if (word & bit) continue;
+            word |= bit;
+            ++num_touched_;
+            if (!is_new) posix_fadvise(file_, off_t(p * page), off_t(page), POSIX_FADV_WILLNEED);
         }
     }
 
@@ -124,7 +122,7 @@ class Slab {
     pid_t owner_ = getpid();  // a forked child must not empty its parent's file
     char* data_ = nullptr;
     size_t reserved_ = 0, usable_ = 0, resident_ = 0, num_touched_ = 0, hand_ = 0;
-    std::vector<uint64_t> touched_;  // a bit a page, of those that may be resident
+    std::vector<uint64_t> touched_;  // a bit a page, of those touched since they were last given back
 };
 
 }  // namespace rankwell

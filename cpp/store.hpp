@@ -273,7 +273,9 @@ class Store {
     }
     uint64_t num_slots() const { return grows() ? next_slot_.load() : shape_.size + num_own_rows; }
 
-    void about_to_touch(uint32_t slot) { rows_->about_to_touch(size_t(slot) * row_stride_, row_stride_); }
+    void about_to_touch(uint32_t slot, bool is_new = false) {
+        rows_->about_to_touch(size_t(slot) * row_stride_, row_stride_, is_new);
+    }
     void keep_bound() { rows_->keep_bound(); }
 
     // --- what it amounts to ---
@@ -318,7 +320,7 @@ class Store {
         if (account.spare.empty()) take_slots(account);
         const uint32_t slot = account.spare.back();
         account.spare.pop_back();
-        if (in_file()) about_to_touch(slot);
+        if (in_file()) about_to_touch(slot, true);
         bear(slot, id, shape_.admission - 1);
         return slot;
     }
