@@ -30,9 +30,8 @@ class Threads {
     }
     ~Threads() {
         for (auto& slot : slots_) {
-            if (getpid() != owner_) {  // a forked child has the objects but not the threads
-                slot->thread.detach();
-                slot.release();  // NOLINT: destroying it would wait for a thread that is not there
+            if (!is_ours()) {  // a forked child has the objects but not the threads: they can be neither joined nor left
+                slot.release();  // NOLINT: so they stay
                 continue;
             }
             slot->state.store(stopping);

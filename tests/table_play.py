@@ -70,7 +70,7 @@ def read(table: Table, name: str, ids: Sequence[int] | Tensor) -> Tensor:
     return table.read([[column(name, ids)]]).blocks[0]
 
 
-def step(table: Table, name: str, ids: Sequence[int] | Tensor, grad: float = 1.0) -> None:
+def train_on(table: Table, name: str, ids: Sequence[int] | Tensor, grad: float = 1.0) -> None:
     """One step in which each use of a row has the same gradient."""
     lend(table, name, ids).backward(torch.full((len(ids), table.width), grad))
     table.apply()

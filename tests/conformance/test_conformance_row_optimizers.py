@@ -17,6 +17,7 @@ from torch import Tensor
 
 import rankwell.tables
 from rankwell.errors import TrainingError
+from rankwell.schema import TableSpec
 from rankwell.tables.adagrad import AdaGrad, RowWiseAdaGrad
 from rankwell.tables.adam import Adam
 from rankwell.tables.clock import Clock
@@ -28,6 +29,7 @@ from rankwell.tables.rms_prop import RmsProp
 from rankwell.tables.row_optimizer import RowOptimizer
 from rankwell.tables.sgd import Sgd
 from row_schedule import NUM_ROWS, Schedule, Twin, every_row, play
+from table_play import lend, new_table, read, stored, train_on
 
 
 def discovered() -> list[type[RowOptimizer]]:
@@ -260,3 +262,29 @@ def test_no_row_is_no_work(kind: type[RowOptimizer]) -> None:
 def test_settings_out_of_range_are_refused(kind: type[RowOptimizer], settings: dict[str, float]) -> None:
     with pytest.raises(TrainingError):
         kind(**settings)
+
+
+@each_rule
+@pytest.mark.parametrize("spec", [TableSpec(name="member", growing=True), TableSpec(name="member", num_ids=20)])
+def test_in_a_table_a_row_used_often_moves_once_and_a_row_not_lent_does_not_move(
+    kind: type[RowOptimizer], spec: TableSpec
+) -> None:
+    for rule in variants(kind):
+        table, once = new_table(spec, rule=rule), new_table(spec, rule=rule)
+        for each in (table, once):
+            train_on(each, "member", [1, 2, 3, 4])
+        before = stored(table, "member", up_to_date=False)
+        first, second = lend(table, "member", [3, 2, 3]), lend(table, "member", [3])
+        (first.sum() + 2 * second.sum()).backward()
+        table.apply()
+        lend(once, "member", [2, 3]).backward(torch.tensor([[1.0], [4.0]]).expand(2, 3))
+        once.apply()
+        after = stored(table, "member", up_to_date=False)
+        lent_n = torch.isin(after.keys_n, torch.tensor([2, 3]))
+        assert torch.equal(after.last_n[lent_n], torch.tensor([2, 2], dtype=torch.int32))
+        assert (after.rows_nW != before.rows_nW)[lent_n].any(dim=1).all()
+        # the table's own rows are kept up to date in each step; those of ids wait until they are lent
+        still_n = ~lent_n & (after.keys_n >= 0)
+        assert torch.equal(after.rows_nW[still_n], before.rows_nW[still_n])
+        assert torch.equal(after.state_nS[still_n], before.state_nS[still_n])
+        assert torch.equal(read(table, "member", range(6)), read(once, "member", range(6)))

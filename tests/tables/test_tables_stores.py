@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from table_play import (
     needs_native,
     new_table,
     read,
-    step,
+    train_on,
 )  # fmt: skip
 
 BFLOAT16 = Storage(dtype="bfloat16")
@@ -100,6 +101,30 @@ def test_the_number_of_threads_changes_no_bit(rule: RowOptimizer, storage: Stora
     assert squares[0] == squares[1] == squares[2] > 0
 
 
+@needs_native
+def test_any_number_of_threads_may_read_while_another_table_trains() -> None:
+    rule = RULES[-1]
+    served, trained = new_table(MEMBER, JOB, rule=rule), new_table(MEMBER, rule=rule)
+    for table in (served, trained):
+        train_on(table, "member", range(5000))
+        train_on(table, "member", range(0, 5000, 3))
+    expected = read(served, "member", range(6000))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            readings = [pool.submit(read, served, "member", range(6000)) for _ in range(20)]
+            for _ in range(5):
+                train_on(trained, "member", range(5000))
+            assert all(torch.equal(reading.result(), expected) for reading in readings)
+    finally:
+        torch.set_num_threads(before)
+    again = new_table(MEMBER, rule=rule)
+    for ids in (range(5000), range(0, 5000, 3), *[range(5000)] * 5):
+        train_on(again, "member", ids)
+    assert_same_rows(again, trained)
+
+
 @each_rule
 def test_a_growing_table_is_a_direct_one_that_is_not_laid_out_beforehand(rule: RowOptimizer) -> None:
     play = Play(blocks=(("member", "member"), ("member",)), num_steps=10, most=50, num_loans=2, reads=True)
@@ -146,7 +171,7 @@ def test_both_evict_the_same_ids(rule: RowOptimizer, eviction: Eviction, admissi
             few = torch.randint(0, 2000, (100,), generator=generator)
             many = torch.randint(0, 10**9, (500,), generator=generator)
             ids = torch.cat([few, many, many[:250]]) if eviction.max_age_steps else torch.cat([few, many, many])
-            step(table, "member", ids)
+            train_on(table, "member", ids)
         gone.append(table.take_removed("member").sort().values)
     assert torch.equal(*gone)
     assert len(gone[0]) > 1000
