@@ -96,9 +96,9 @@ def test_gradient_reaches_every_parameter_and_every_table(kind: type[Model], sta
     still = [name for name, gradient in gradients.items() if gradient is None or not gradient.any()]
     assert not still
     for part, table in model.tables.items():
-        before = table.rows.clone()
+        before = all_rows(table)
         table.apply()
-        assert not torch.equal(before, table.rows), part
+        assert not torch.equal(before, all_rows(table)), part
 
 
 @every_model
@@ -163,8 +163,7 @@ def test_a_missing_id_is_no_unseen_one(kind: type[Model], statistics: NumericSta
     assert (missing_CA - unseen_CA).abs().max() > 1e-3
     for part, table in model.tables.items():
         if "title" in {spec.name for spec in table.specs}:
-            missing = table.read([IdColumn("title", torch.tensor([MISSING_ID]))])
-            row = missing.rows_UW[missing.index_n[0]]
+            row = row_of(table, "title", MISSING_ID)
             assert row.any(), part
             assert not torch.equal(row, default_row(table, "title")), part
 
@@ -202,7 +201,15 @@ def with_context(model: Model, batch: Batch, **ids: int) -> Tensor:
 
 
 def default_row(table: Table, name: str) -> Tensor:
-    return table.rows[table._map.region(name)[0]]
+    return next(table.chunks(name)).rows_nW[0]
+
+
+def row_of(table: Table, name: str, id_: int) -> Tensor:
+    return table.read([[IdColumn(name, torch.tensor([id_]))]]).blocks[0][0]
+
+
+def all_rows(table: Table) -> Tensor:
+    return torch.cat([piece.rows_nW for name in table.names for piece in table.chunks(name)])
 
 
 def unseen_ids(model: Model, name: str, num: int) -> list[int]:
@@ -211,7 +218,7 @@ def unseen_ids(model: Model, name: str, num: int) -> list[int]:
     unseen = torch.ones(len(ids), dtype=torch.bool)
     for table in model.tables.values():
         if name in {spec.name for spec in table.specs}:
-            unseen &= table.read([IdColumn(name, ids)]).index_n == table._map.region(name)[0]
+            unseen &= (table.read([[IdColumn(name, ids)]]).blocks[0] == default_row(table, name)).all(1)
     return ids[unseen][:num].tolist()
 
 
