@@ -5,7 +5,7 @@ Letters: n rows of one named table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 import torch
@@ -17,6 +17,7 @@ from rankwell.tables.table import Table
 __all__ = ["sorted_rows"]
 
 _MOST_BYTES: Final = 1 << 28
+_ROWS_A_PIECE: Final = 1 << 18
 
 
 def sorted_rows(table: Table, name: str, *, most_bytes: int = _MOST_BYTES) -> Iterator[StoredRows]:
@@ -30,7 +31,7 @@ def sorted_rows(table: Table, name: str, *, most_bytes: int = _MOST_BYTES) -> It
     Args:
         table: Nothing may be lent.
         name: Of the named table.
-        most_bytes: About the most that a piece takes; half of it is taken while a piece is put in order.
+        most_bytes: About the most that the rows of a range take; putting them in order takes about as much again.
 
     >>> from rankwell.schema import TableSpec
     >>> from rankwell.tables.table import IdColumn
@@ -47,16 +48,17 @@ def sorted_rows(table: Table, name: str, *, most_bytes: int = _MOST_BYTES) -> It
         del keys_n
         yield from (piece.where(_is_reachable(piece, table)) for piece in table.chunks(name))
         return
-    keys_n = keys_n.sort().values
+    keys_n.numpy().sort()  # in place
     most_rows = max(1, most_bytes // _bytes_a_row(table))
     for first in range(0, len(keys_n), most_rows):
         low, high = keys_n[first], keys_n[min(first + most_rows, len(keys_n)) - 1]
-        yield _sorted(
-            [
-                piece.where(_is_reachable(piece, table) & (piece.keys_n >= low) & (piece.keys_n <= high))
-                for piece in table.chunks(name)
-            ]
+        within = (
+            piece.where(_is_reachable(piece, table) & (piece.keys_n >= low) & (piece.keys_n <= high))
+            for piece in table.chunks(name)
         )
+        rows = _sorted(within, min(most_rows, len(keys_n) - first))
+        yield from (rows.where(slice(at, at + _ROWS_A_PIECE)) for at in range(0, len(rows), _ROWS_A_PIECE))
+        del rows  # before the next are put together
 
 
 def _is_reachable(rows: StoredRows, table: Table) -> Tensor:
@@ -68,7 +70,18 @@ def _bytes_a_row(table: Table) -> int:
     return 16 + 4 * state_width + (2 if table.storage.dtype == "bfloat16" else 4) * table.width
 
 
-def _sorted(pieces: Sequence[StoredRows]) -> StoredRows:
-    columns = {field: torch.cat([getattr(piece, field) for piece in pieces]) for field in StoredRows.__slots__}
-    rows = StoredRows(**columns)
-    return rows.where(rows.keys_n.argsort())
+def _sorted(pieces: Iterator[StoredRows], num_rows: int) -> StoredRows:
+    """All of them in one, keys ascending; what memory it takes is that of the rows and of one column more."""
+    columns: dict[str, Tensor] = {}
+    start = 0
+    for piece in pieces:
+        for field in StoredRows.__slots__:
+            column = getattr(piece, field)
+            if field not in columns:
+                columns[field] = column.new_empty(num_rows, *column.shape[1:])
+            columns[field][start : start + len(piece)] = column
+        start += len(piece)
+    order_n = columns["keys_n"].argsort()
+    for field in columns:
+        columns[field] = columns[field][order_n]
+    return StoredRows(**columns)
