@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--rate", type=float, default=0.4, help="α with L1")
     parser.add_argument(
-        "--l1", type=of_pair, nargs="+", default=[(0.03, 0.015)], help="the last is held to the targets"
+        "--l1", type=of_pair, nargs="+", default=[(0.04, 0.0125)], help="the last is held to the targets"
     )
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
