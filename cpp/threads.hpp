@@ -25,7 +25,8 @@ class Threads {
     explicit Threads(int count) : owner_(getpid()) {
         for (int t = 1; t < count; ++t) {
             slots_.push_back(std::make_unique<Slot>());
-            slots_.back()->thread = std::thread([this, t] { serve(t); });
+            Slot& slot = *slots_.back();  // the vector itself still grows
+            slot.thread = std::thread([this, t, &slot] { serve(t, slot); });
         }
     }
     ~Threads() {
@@ -75,8 +76,7 @@ class Threads {
         std::thread thread;
     };
 
-    void serve(int t) {
-        Slot& slot = *slots_[size_t(t - 1)];
+    void serve(int t, Slot& slot) {
         for (;;) {
             for (int spin = 0; spin < spins && slot.state.load(std::memory_order_acquire) == idle; ++spin) pause();
             slot.state.wait(idle, std::memory_order_acquire);
