@@ -8,8 +8,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <numeric>
+#include <type_traits>
 #include <vector>
 
 #include "store.hpp"
@@ -36,7 +38,18 @@ struct Returned {
     size_t stride;
 };
 
-// Rows are short and their width is only known when running: eight floats at a time beat a call to memcpy.
+// Calls f(width), with a width that the compiler knows where it is one of the usual ones.
+template <class F> void with_width(int width, F f) {
+    switch (width) {
+        case 1: return f(std::integral_constant<int, 1>());
+        case 8: return f(std::integral_constant<int, 8>());
+        case 16: return f(std::integral_constant<int, 16>());
+        case 32: return f(std::integral_constant<int, 32>());
+        default: return f(width);
+    }
+}
+
+// Rows are short: eight floats at a time beat a call to memcpy.
 inline void copy_row(float* __restrict to, const float* __restrict from, int width) {
     int w = 0;
     for (; w + 8 <= width; w += 8) std::memcpy(to + w, from + w, 8 * sizeof(float));
@@ -69,11 +82,19 @@ class Tables {
             place += c.n;
         }
         warm(columns);
+        Owed owed;
         with_rule(rule, tick, [&](const auto& r) {
-            fresh_own_rows(columns, r, tick);
-            deal(columns, threads, true, [&](Store& store, int t, int part, int) {
+            if (!r.catches_up()) return;
+            for (const Column& c : columns) {
+                freshen(store(c.store), default_slot, default_key, r, tick);
+                freshen(store(c.store), missing_slot, missing_id, r, tick);
+            }
+            owed = [r, &tick](Store& store, uint32_t slot, int64_t key, float*) { freshen(store, slot, key, r, tick); };
+        });
+        deal(columns, threads, true, [&](Store& store, int t, int part, int) {
+            with_width(store.shape().width, [&](auto width) {
                 for (size_t c = 0; c < columns.size(); ++c)
-                    if (columns[c].store == t) pass<true>(store, columns[c], part, places[c], draw, r, tick);
+                    if (columns[c].store == t) pass<true>(store, columns[c], part, places[c], draw, owed, width);
             });
         });
     }
@@ -82,13 +103,21 @@ class Tables {
     // of threads may read at once, and training goes the same way whether or not somebody looked.
     void read(const std::vector<Column>& columns, const AnyRule& rule, const Tick& tick, int threads) {
         warm(columns);
+        Owed owed;
         with_rule(rule, tick, [&](const auto& r) {
-            deal(columns, threads, false, [&](Store& store, int t, int part, int parts) {
+            if (!r.catches_up()) return;
+            owed = [r, &tick](Store& store, uint32_t slot, int64_t, float* to) {
+                float state[Store::most_state];
+                store.fresh_row(slot, r, tick, to, state);
+            };
+        });
+        deal(columns, threads, false, [&](Store& store, int t, int part, int parts) {
+            with_width(store.shape().width, [&](auto width) {
                 for (const Column& c : columns) {
                     if (c.store != t) continue;
                     const size_t begin = c.n * size_t(part) / size_t(parts), end = c.n * size_t(part + 1) / size_t(parts);
                     pass<false>(store, {t, c.ids + begin, end - begin, c.to + begin * c.stride, c.stride, nullptr}, 0, 0,
-                                Draw{0, 0}, r, tick);
+                                Draw{0, 0}, owed, width);
                 }
             });
         });
@@ -101,7 +130,9 @@ class Tables {
             account.has_grad.clear();
             account.square = {};
         });
-        deal(columns, threads, false, [&](Store& store, int t, int part, int) { sum(store, t, part, columns); });
+        deal(columns, threads, false, [&](Store& store, int t, int part, int) {
+            with_width(store.shape().width, [&](auto width) { sum(store, t, part, columns, width); });
+        });
         Sum square;
         each_account([&](Account& account, int) {
             square.add(account.square.high);
@@ -131,6 +162,9 @@ class Tables {
     }
 
    private:
+    // What a row owes under a rule that goes on while the row is away: paid where it stands, or in a copy of it. Empty
+    // under other rules. Behind one call, so that `pass` is not compiled for every rule.
+    using Owed = std::function<void(Store&, uint32_t slot, int64_t key, float* copy)>;
     struct Unit {
         size_t n;
         int store, part, parts;
@@ -206,14 +240,6 @@ class Tables {
         });
     }
 
-    template <class Rule> void fresh_own_rows(const std::vector<Column>& columns, const Rule& rule, const Tick& tick) {
-        if (!rule.catches_up()) return;
-        for (const Column& c : columns) {
-            freshen(store(c.store), default_slot, default_key, rule, tick);
-            freshen(store(c.store), missing_slot, missing_id, rule, tick);
-        }
-    }
-
     // Tells the system which pages of a file are about to be read, all at once instead of one fault after another.
     void warm(const std::vector<Column>& columns) {
         const std::lock_guard lock(files_lock_);
@@ -230,134 +256,129 @@ class Tables {
         }
     }
 
-    // Three stages a block, each a block ahead of the next, so that some hundred cache misses are under way at once:
-    // find where the id's entry stands; find its slot; copy its row.
-    template <bool lends, class Rule>
-    void pass(Store& store, const Column& column, int part, size_t place, const Draw& draw, const Rule& rule,
-              const Tick& tick) {
-        constexpr size_t block = 32, ring = 3;
-        const int parts = lends ? store.parts : 1;
-        const bool grows = store.grows(), owes = rule.catches_up();
-        const int width = store.shape().width;
+    // Three stages an id, some ids apart, so that a few dozen cache misses are under way at once: find where the id's
+    // entry stands; find its slot; copy its row. What cannot be foretold for an id (is it this thread's? was it lent
+    // before?) is computed, not branched on: a branch gone wrong throws away the work that hides the misses.
+    template <bool lends, class Width>
+    void pass(Store& store, const Column& column, int part, size_t place, const Draw& draw, const Owed& owed, Width width) {
+        constexpr size_t ring = 32, lead = 12;
+        static_assert(2 * lead < ring);
+        const bool grows = store.grows(), owes = bool(owed), is_bfloat16 = store.shape().is_bfloat16;
         const uint32_t admission = store.shape().admission;
         Account& account = store.account(part);
-        std::array<std::array<uint64_t, block>, ring> hashes;
-        std::array<std::array<uint32_t, block>, ring> slots;
-        std::array<std::array<bool, block>, ring> mine;
-        const size_t num_blocks = (column.n + block - 1) / block;
-        std::array<std::vector<float>, num_own_rows> own;  // for a reader whom rows owe something
-        std::vector<float> state;
-        if (!lends && owes) {
-            state.resize(size_t(store.shape().state_width));
-            for (uint32_t slot = 0; slot < num_own_rows; ++slot) {
-                own[slot].resize(size_t(width));
-                store.fresh_row(slot, rule, tick, own[slot].data(), state.data());
-            }
-        }
+        std::array<uint64_t, ring> hashes;
+        std::array<uint32_t, ring> slots;
+        const bool shares = lends && store.parts > 1;
+        const size_t n = shares ? find_mine(store, column, part) : column.n;
+        const auto at = [&](size_t k) { return shares ? size_t(account.mine[k]) : k; };
+        if (lends) account.make_room(n);
 
-        const auto locate = [&](size_t b) {
-            const size_t begin = b * block, size = std::min(block, column.n - begin);
-            for (size_t j = 0; j < size; ++j) {
-                const int64_t id = column.ids[begin + j];
-                if (grows) {
-                    const uint64_t hash = hashes[b % ring][j] = Index::hash(uint64_t(id));
-                    mine[b % ring][j] = parts == 1 || (id == missing_id ? 0 : store.owner_of_hash(hash, parts)) == part;
-                    if (mine[b % ring][j]) store.prefetch_entry(hash);
-                } else {
-                    const uint32_t slot = slots[b % ring][j] = store.own_slot(id);
-                    mine[b % ring][j] = parts == 1 || (slot < num_own_rows ? 0 : store.owner_of_slot(slot, parts)) == part;
-                    if (mine[b % ring][j]) store.prefetch(slot);
-                }
+        const auto locate = [&](size_t k) {
+            const int64_t id = column.ids[at(k)];
+            if (grows) store.prefetch_entry(hashes[k % ring] = Index::hash(uint64_t(id)));
+            else store.prefetch(slots[k % ring] = store.own_slot(id));
+        };
+        const auto find = [&](size_t k) {
+            const size_t i = at(k);
+            const int64_t id = column.ids[i];
+            __builtin_prefetch(column.to + i * column.stride, 1);
+            uint32_t& slot = slots[k % ring];
+            if (id == missing_id) {
+                slot = missing_slot;
+            } else if (lends && draw(place + i)) {
+                slot = default_slot;  // no sighting: its own row learns nothing from it
+            } else if (grows) {
+                const uint64_t hash = hashes[k % ring];
+                slot = lends ? store.sighted(id, hash, part) : store.found(id, hash);
+                store.prefetch(slot);
             }
         };
-        const auto find = [&](size_t b) {
-            const size_t begin = b * block, size = std::min(block, column.n - begin);
-            for (size_t j = 0; j < size; ++j) {
-                if (!mine[b % ring][j]) continue;
-                const int64_t id = column.ids[begin + j];
-                __builtin_prefetch(column.to + (begin + j) * column.stride, 1);
-                uint32_t& slot = slots[b % ring][j];
-                if (id == missing_id) {
-                    slot = missing_slot;
-                } else if (lends && draw(place + begin + j)) {
-                    slot = default_slot;  // no sighting: its own row learns nothing from it
-                } else if (grows) {
-                    const uint64_t hash = hashes[b % ring][j];
-                    slot = lends ? store.sighted(id, hash, part) : store.found(id, hash);
-                    store.prefetch(slot);
-                }
-            }
-        };
-        const auto copy = [&](size_t b) {
-            const size_t begin = b * block, size = std::min(block, column.n - begin);
-            for (size_t j = 0; j < size; ++j) {
-                if (!mine[b % ring][j]) continue;
-                const size_t i = begin + j;
-                uint32_t slot = slots[b % ring][j], u = slot;
-                if (slot >= num_own_rows) {
-                    Counts& its = store.counts(slot);
-                    const int64_t key = store.key_of(slot, column.ids[i]);
-                    if (lends) {
-                        its.sight();
-                        if (!grows && its.sightings <= admission) {
-                            if (its.sightings == 1) ++account.num_seen;
-                            if (its.sightings == admission) store.bear(slot, key, admission);
-                        }
-                    }
-                    if (!grows && its.sightings < admission) {
-                        u = slot = default_slot;
-                    } else {
-                        u = its.u;
-                        if constexpr (lends) {
-                            if (u >= account.slots.size() || account.slots[u] != slot) {
-                                its.u = u = uint32_t(account.slots.size());
-                                account.slots.push_back(slot);
-                                account.keys.push_back(key);
-                            }
-                            if (owes) freshen(store, slot, key, rule, tick);
-                        }
+        const auto copy = [&](size_t k) {
+            const size_t i = at(k);
+            uint32_t slot = slots[k % ring], u = slot;
+            const int64_t key = store.key_of(slot, column.ids[i]);
+            if (slot >= num_own_rows) {
+                Counts& its = store.counts(slot);
+                if (lends) {
+                    its.sight();
+                    if (!grows && its.sightings <= admission) {
+                        account.num_seen += its.sightings == 1;
+                        if (its.sightings == admission) store.bear(slot, key, admission);
                     }
                 }
-                if constexpr (lends) column.index[i] = (slot < num_own_rows ? 0 : uint32_t(part) << part_shift) | u;
-                float* to = column.to + i * column.stride;
-                if (!lends && owes) {
-                    if (slot < num_own_rows) copy_row(to, own[slot].data(), width);
-                    else store.fresh_row(slot, rule, tick, to, state.data());
-                } else if (store.shape().is_bfloat16) to_float(store.halves(slot), to, width);
-                else copy_row(to, store.floats(slot), width);
+                if (!grows && its.sightings < admission) {
+                    u = slot = default_slot;
+                } else if (lends) {
+                    its.u = u = account.place_of(slot, key, its.u);
+                    if (owes) owed(store, slot, key, nullptr);
+                }
             }
+            if (lends) column.index[i] = (slot < num_own_rows ? 0 : uint32_t(part) << part_shift) | u;
+            float* to = column.to + i * column.stride;
+            if (!lends && owes) owed(store, slot, key, to);
+            else if (is_bfloat16) to_float(store.halves(slot), to, width);
+            else copy_row(to, store.floats(slot), width);
         };
-        for (size_t b = 0; b < num_blocks + 2; ++b) {
-            if (b < num_blocks) locate(b);
-            if (b >= 1 && b - 1 < num_blocks) find(b - 1);
-            if (b >= 2) copy(b - 2);
+        for (size_t k = 0; k < n + 2 * lead; ++k) {
+            if (k < n) locate(k);
+            if (k >= lead && k < n + lead) find(k - lead);
+            if (k >= 2 * lead) copy(k - 2 * lead);
         }
     }
 
-    void sum(Store& store, int t, int part, const std::vector<Returned>& columns) {
+    // Notes which places of a column are the part's own; returns how many.
+    static size_t find_mine(Store& store, const Column& column, int part) {
+        std::vector<uint32_t>& mine = store.account(part).mine;
+        mine.resize(column.n + 1);
+        size_t n = 0;
+        for (size_t i = 0; i < column.n; ++i) {
+            const int64_t id = column.ids[i];
+            int owner = 0;
+            if (store.grows()) {
+                owner = id == missing_id ? 0 : store.owner_of_hash(Index::hash(uint64_t(id)), store.parts);
+            } else if (const uint32_t slot = store.own_slot(id); slot >= num_own_rows) {
+                owner = store.owner_of_slot(slot, store.parts);
+            }
+            mine[n] = uint32_t(i);
+            n += owner == part;
+        }
+        return n;
+    }
+
+    template <class Width> void sum(Store& store, int t, int part, const std::vector<Returned>& columns, Width width) {
         Account& account = store.account(part);
-        const size_t width = size_t(store.shape().width), size = account.slots.size();
-        if (account.grads.size() < size * width) account.grads.resize(size * width);
+        const size_t size = account.num_lent, row = size_t(width);
+        account.grads.assign(size * row, 0);
         account.has_grad.assign(size, 0);
         for (const Returned& column : columns) {
             if (column.store != t) continue;
-            for (size_t i = 0; i < column.n; ++i) {
-                __builtin_prefetch(column.grads + std::min(i + ahead, column.n - 1) * column.stride);
-                const uint32_t at = column.index[i];
-                if (int(at >> part_shift) != part) continue;
-                const size_t u = at & u_mask;
-                float* __restrict to = account.grads.data() + u * width;
+            const auto add = [&](size_t i, uint32_t u) {
+                account.has_grad[u] = 1;
+                float* __restrict to = account.grads.data() + u * row;
                 const float* __restrict from = column.grads + i * column.stride;
-                if (account.has_grad[u]) {
-                    for (size_t w = 0; w < width; ++w) to[w] += from[w];
-                } else {
-                    account.has_grad[u] = 1;
-                    copy_row(to, from, int(width));
+                for (int w = 0; w < width; ++w) to[w] += from[w];
+            };
+            const auto prefetch = [&](size_t i) { __builtin_prefetch(column.grads + i * column.stride); };
+            if (store.parts == 1) {
+                for (size_t i = 0; i < column.n; ++i) {
+                    prefetch(std::min(i + ahead, column.n - 1));
+                    add(i, column.index[i]);
                 }
+                continue;
+            }
+            account.mine.resize(column.n + 1);
+            size_t n = 0;
+            for (size_t i = 0; i < column.n; ++i) {
+                account.mine[n] = uint32_t(i);
+                n += int(column.index[i] >> part_shift) == part;
+            }
+            for (size_t k = 0; k < n; ++k) {
+                prefetch(account.mine[std::min(k + ahead, n - 1)]);
+                add(account.mine[k], column.index[account.mine[k]] & u_mask);
             }
         }
         for (size_t u = 0; u < size; ++u)
-            if (account.has_grad[u]) account.square.add(sum_of_squares(account.grads.data() + u * width, int(width)));
+            if (account.has_grad[u]) account.square.add(sum_of_squares(account.grads.data() + u * row, width));
     }
 
     template <class Rule> void move(Store& store, int part, const Rule& rule, const Tick& tick, float scale) {

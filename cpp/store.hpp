@@ -68,21 +68,45 @@ struct Counts {
 
 // The rows that one thread has lent since the last step, in the order of their first use.
 struct Account {
-    std::vector<uint32_t> slots, spare;
-    std::vector<int64_t> keys, removed;
-    std::vector<float> grads;
-    std::vector<uint8_t> has_grad;
+    size_t num_lent = 0;
+    std::vector<uint32_t> slots;  // of the rows lent, and room for more
+    std::vector<int64_t> keys;
+    std::vector<float> grads;       // summed, of the rows lent
+    std::vector<uint8_t> has_grad;  // of as many rows as were lent when gradients were summed
+    std::vector<uint32_t> mine;     // the places of a column that are this thread's
+    std::vector<uint32_t> spare;    // slots for rows to come
+    std::vector<int64_t> removed;
     uint64_t num_seen = 0, num_evicted_by_age = 0, num_evicted_by_frequency = 0;
     Sum square;
 
     void clear(int part) {
         has_grad.clear();
-        slots.clear();
-        keys.clear();
+        num_lent = 0;
+        make_room(num_own_rows);
         if (part == 0) {
-            slots = {default_slot, missing_slot};
-            keys = {default_key, missing_id};
+            lent(default_slot, default_key);
+            lent(missing_slot, missing_id);
         }
+    }
+    void make_room(size_t more) {
+        if (slots.size() > num_lent + more) return;
+        slots.resize(num_lent + more + 1);
+        keys.resize(num_lent + more + 1);
+    }
+    void lent(uint32_t slot, int64_t key) {
+        slots[num_lent] = slot;
+        keys[num_lent++] = key;
+    }
+    // The place of a row among those lent, given what its record says of it: the last one if it was not lent yet. About
+    // every second row of a batch is new, at random, so nothing branches on it. There must be room.
+    uint32_t place_of(uint32_t slot, int64_t key, uint32_t said) {
+        const auto next = uint32_t(num_lent);
+        const uint32_t at = said < next ? said : next;
+        const bool is_new = bool(unsigned(said >= next) | unsigned(slots[at] != slot));
+        slots[next] = slot;
+        keys[next] = key;
+        num_lent += is_new;
+        return is_new ? next : at;
     }
 };
 
@@ -134,11 +158,10 @@ class Store {
         std::copy_n(this->state(slot), shape_.state_width, state);
         if (rule.catches_up() && its.last < tick.step) rule.refresh(row, state, shape_.width, its.last, tick);
     }
-    void prefetch(uint32_t slot) const {
+    [[gnu::always_inline]] void prefetch(uint32_t slot) const {  // see Index::prefetch
         const char* at = row(slot);
-        const size_t bytes = shape_.is_packed ? row_stride_ : size_t(shape_.width) * 4;
-        for (size_t b = 0; b < bytes; b += 64) __builtin_prefetch(at + b, 1);
-        __builtin_prefetch(reinterpret_cast<const char*>(&counts(slot)), 1);
+        for (size_t b = 0; b < row_stride_; b += 64) __builtin_prefetch(at + b, 1);
+        if (!shape_.is_packed) __builtin_prefetch(&counts(slot), 1);
     }
 
     // f(rule, row as floats, state, last): runs a rule on a row where it stands; halves are rounded by (seed, key, step).
@@ -175,7 +198,7 @@ class Store {
 
     // --- growing tables ---
     bool grows() const { return shape_.addressing == Addressing::growing; }
-    void prefetch_entry(uint64_t hash) const { index_->prefetch(hash); }
+    [[gnu::always_inline]] void prefetch_entry(uint64_t hash) const { index_->prefetch(hash); }
     uint32_t found(int64_t id, uint64_t hash) const {
         const uint32_t* at = index_->find(uint64_t(id), hash);
         return at == nullptr || (*at & pending) ? default_slot : *at;
@@ -183,18 +206,9 @@ class Store {
 
     // The slot of an id seen in training: its own, made now if this sighting admits it, or the default row's.
     uint32_t sighted(int64_t id, uint64_t hash, int part) {
-        Account& account = accounts_[size_t(part)];
         if (shape_.size != 0 && uint64_t(id) >= shape_.size) return default_slot;
         uint32_t* at = index_->find(uint64_t(id), hash);
-        if (at == nullptr) {
-            const uint32_t slot = shape_.admission > 1 ? pending | 1 : born(id, account);
-            enter(id, hash, slot);
-            return slot & pending ? default_slot : slot;
-        }
-        if (!(*at & pending)) return *at;
-        const uint32_t count = (*at & ~pending) + 1;
-        *at = count < shape_.admission ? pending | count : born(id, account);
-        return *at & pending ? default_slot : *at;
+        return at != nullptr && !(*at & pending) ? *at : sighted_without_row(at, id, hash, part);
     }
 
     // Drops the rows of some shards that were not lent for too long, and the least seen of those that are too full.
@@ -313,9 +327,18 @@ class Store {
     int parts = 1;            // how many threads share the rows lent now
     bool is_lending = false;  // since when `parts` must stay as it is
 
-    static constexpr int max_width = 1024;
+    static constexpr int max_width = 1024, most_state = 2 * max_width + 2;
 
    private:
+    [[gnu::noinline]] uint32_t sighted_without_row(uint32_t* at, int64_t id, uint64_t hash, int part) {
+        Account& account = accounts_[size_t(part)];
+        const uint32_t count = at == nullptr ? 1 : (*at & ~pending) + 1;
+        const uint32_t slot = count < shape_.admission ? pending | count : born(id, account);
+        if (at != nullptr) *at = slot;
+        else enter(id, hash, slot);
+        return slot & pending ? default_slot : slot;
+    }
+
     uint32_t born(int64_t id, Account& account) {
         if (account.spare.empty()) take_slots(account);
         const uint32_t slot = account.spare.back();
