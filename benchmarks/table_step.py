@@ -148,7 +148,7 @@ def main() -> None:
     arguments.add_argument("--seen", type=int, nargs="+", default=[10**5, 10**6, 10**7, 5 * 10**7], help="ids seen")
     arguments.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads to try")
     arguments.add_argument(
-        "--layouts", nargs="+", default=["packed"], choices=["packed", "split"], help="of our records"
+        "--layouts", nargs="+", default=["split"], choices=["packed", "split"], help="of our records"
     )
     arguments.add_argument("--rounds", type=int, default=5, help="of which the median is printed")
     arguments.add_argument("--steps", type=int, default=60, help="steps a round")

@@ -31,7 +31,7 @@ class Index {
         __builtin_prefetch(shard.buckets + shard.home(hash));
     }
 
-    // Where the slot of an id stands, or null. All keys of a bucket are compared, for which of them it is cannot be foretold.
+    // Where the slot of an id stands, or null. All keys of a bucket are compared: which of them it is cannot be foretold.
     uint32_t* find(uint64_t id, uint64_t hash) const {
         const Shard& shard = shards_[size_t(shard_of(hash))];
         for (uint32_t b = shard.home(hash);; b = b + 1 == shard.num_buckets ? 0 : b + 1) {

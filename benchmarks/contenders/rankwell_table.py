@@ -30,7 +30,7 @@ def main() -> None:
         for name, size in zip(names, settings["sizes"], strict=True)
     ]
     storage = Storage(
-        layout=settings.get("layout") or "packed",
+        layout=settings.get("layout", "split"),
         dtype=settings.get("dtype", "float32"),
         folder=Path(settings["folder"]) if "folder" in settings else None,
         resident_bytes=settings.get("resident_bytes"),

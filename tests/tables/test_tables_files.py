@@ -173,7 +173,7 @@ def test_files_take_the_extension(tmp_path: Path) -> None:
 
 def test_storage_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     for settings in (
-        {"dtype": "float16"}, {"layout": "mixed"}, {"layout": "split", "folder": tmp_path},
+        {"dtype": "float16"}, {"layout": "mixed"},
         {"resident_bytes": 2**24}, {"resident_bytes": 2**20, "folder": tmp_path},
     ):  # fmt: skip
         with pytest.raises(SchemaError):

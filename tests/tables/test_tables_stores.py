@@ -76,7 +76,7 @@ def test_rows_are_bit_equal_where_the_rule_rounds_the_same(storage: Storage, adm
 @needs_native
 @each_rule
 @pytest.mark.parametrize(
-    "storage", [Storage(), BFLOAT16, Storage(layout="split")], ids=["float32", "bfloat16", "split"]
+    "storage", [Storage(), BFLOAT16, Storage(layout="packed")], ids=["float32", "bfloat16", "packed"]
 )
 def test_the_number_of_threads_changes_no_bit(rule: RowOptimizer, storage: Storage) -> None:
     play = Play(

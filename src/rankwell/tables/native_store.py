@@ -174,7 +174,7 @@ def _shape_of(shape: StoreShape, spec: TableSpec) -> tuple[object, ...]:
     if spec.growing or (in_file and not spec.hashed):  # a file with a place for each id would be mostly holes
         addressing = _GROWING
     return (
-        addressing, size, shape.width, shape.state_width, storage.dtype == "bfloat16", storage.layout == "packed",
+        addressing, size, shape.width, shape.state_width, storage.dtype == "bfloat16", in_file or storage.layout == "packed",
         shape.admission, (shape.seed ^ name_salt(spec.name)) % 2**64, name_salt(spec.name), shape.init_scale,
         str(storage.folder / f"{spec.name}.rows") if storage.folder is not None else "", storage.resident_bytes or 0,
         (eviction.max_age_steps or 0) if eviction else 0, (eviction.max_rows or 0) if eviction else 0,

@@ -60,7 +60,8 @@ class Storage:
             bytes an id seen. None keeps all in memory.
         resident_bytes: At most about so many bytes of each file stay in memory; None leaves it to the system.
         eviction: When rows of growing tables go.
-        layout: "packed" keeps row, counts and state side by side; "split" keeps rows apart from the rest.
+        layout: Of rows in memory: "split" keeps them apart from their counts and state, which several rows then share
+            a cache line for; "packed" keeps all of a row side by side, as in a file it always is.
 
     Raises:
         SchemaError: The settings contradict each other.
@@ -73,15 +74,13 @@ class Storage:
     folder: Path | None = None
     resident_bytes: int | None = None
     eviction: Eviction | None = None
-    layout: Literal["packed", "split"] = "packed"
+    layout: Literal["packed", "split"] = "split"
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
             raise SchemaError("no such dtype of rows", found=self.dtype, allowed=["float32", "bfloat16"])
-        if self.layout not in ("packed", "split") or (self.layout == "split" and self.folder is not None):
-            raise SchemaError(
-                "no such layout of rows", found=self.layout, allowed='"packed", or "split" where rows stay in memory'
-            )
+        if self.layout not in ("packed", "split"):
+            raise SchemaError("no such layout of rows", found=self.layout, allowed=["packed", "split"])
         if self.resident_bytes is not None and (self.folder is None or self.resident_bytes < 2**24):
             raise SchemaError(
                 "resident_bytes is out of range", found={"resident_bytes": self.resident_bytes, "folder": self.folder},
