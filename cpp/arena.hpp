@@ -37,6 +37,8 @@ class Arena {
         madvise(block + skip, (bytes - skip) / page * page, MADV_DONTNEED);
     }
 
+    bool take_ahead() { return slab_.take_ahead(used_); }  // see Slab
+
    private:
     static constexpr size_t page = 4096, few_pages = 4 * page;
 

@@ -59,7 +59,7 @@ class Index {
         Shard& shard = shards_[size_t(s)];
         uint32_t size = shard.num_buckets;
         if (is_full(s)) {  // 1.4 … 1.6 times, so that shards fall out of step
-            const uint64_t draw = mix64(uint64_t(s % 16) * golden + size) >> 32;  // few sizes: blocks find takers
+            const uint64_t draw = mix64(uint64_t(s) * golden + size) >> 32;
             size = size + size * 2 / 5 + uint32_t(uint64_t(size) * draw / 5 >> 32) + 1;
         }
         Shard fresh = empty(size);  // first: if memory ends here, nothing has happened
@@ -77,6 +77,7 @@ class Index {
                 visit(shard.buckets[b].keys[i], shard.buckets[b].slots[i]);
     }
 
+    bool take_ahead() { return arena_.take_ahead(); }  // see Slab
     uint32_t count(int s) const { return shards_[size_t(s)].count; }
     size_t num_bytes() const {
         size_t bytes = sizeof(*this);

@@ -151,8 +151,13 @@ class Tables {
             run(units, threads, [&](const Unit& u) { move(store(u.store), u.part, r, tick, float(scale)); });
         });
         abandon();
-        for (auto& store : stores_)
-            if (store->grows()) store->evict(tick.step);
+        bool took = false;
+        for (size_t t = 0; t < stores_.size(); ++t) {
+            Store& store = *stores_[(t + tick.step) % stores_.size()];  // each has its turn to be the first
+            if (!store.grows()) continue;
+            store.evict(tick.step);
+            if (!took) took = store.take_ahead();
+        }
         keep_bounds();
     }
 
@@ -253,6 +258,7 @@ class Tables {
                 const bool looks_up = store.grows() && id != missing_id;
                 store.about_to_touch(looks_up ? store.found(id, Index::hash(uint64_t(id))) : store.own_slot(id));
             }
+            store.touch();
         }
     }
 

@@ -64,7 +64,18 @@ class Slab {
         touched_.resize(usable_ / page / 64 + 1, 0);
     }
 
+    // Takes the next huge page before it is needed, if what is used comes near it: taking one may last milliseconds, and
+    // several at once would be a pause. Small slabs do without. Returns whether it took one.
+    bool take_ahead(size_t used) {
+        if (file_ >= 0 || used < enough || populated_ >= used + huge || populated_ + huge > reserved_) return false;
+        populated_ = std::max(populated_, used / huge * huge);
+        if (madvise(data_ + populated_, huge, populate) != 0) populated_ = reserved_;  // an old kernel: never mind
+        else populated_ += huge;
+        return true;
+    }
+
     // Notes that a span is about to be touched; asks for pages that may be on disk alone ahead of time, all at once.
+    // `touch` must follow before the span is read.
     void about_to_touch(size_t offset, size_t bytes, bool is_new) {
         for (size_t p = offset / page; p <= (offset + bytes - 1) / page; ++p) {
             uint64_t& word = touched_[p / 64];
@@ -72,8 +83,17 @@ class Slab {
             if (word & bit) continue;
             word |= bit;
             ++num_touched_;
-            if (!is_new) posix_fadvise(file_, off_t(p * page), off_t(page), POSIX_FADV_WILLNEED);
+            if (is_new) continue;
+            posix_fadvise(file_, off_t(p * page), off_t(page), POSIX_FADV_WILLNEED);
+            asked_.push_back(p);
         }
+    }
+
+    // Takes the pages asked for, as if to write: a page that is first read brings its neighbours along, which nobody
+    // counts, and is then met a second time when it is written.
+    void touch() {
+        for (const size_t p : asked_) __atomic_fetch_or(data_ + p * page, 0, __ATOMIC_RELAXED);
+        asked_.clear();
     }
 
     // Gives pages back, round and round the file, until at most three quarters of the bound are resident. Changed pages
@@ -99,7 +119,8 @@ class Slab {
 
    private:
     static constexpr size_t step = size_t(64) << 20;
-    static constexpr size_t page = 4096;
+    static constexpr size_t page = 4096, huge = size_t(2) << 20, enough = size_t(16) << 20;
+    static constexpr int populate = 23;  // MADV_POPULATE_WRITE of Linux 5.14, which older headers lack
 
     void reserve(size_t most, int flags, int file) {
         for (reserved_ = (most + step - 1) / step * step;; reserved_ = (reserved_ / 2 + step - 1) / step * step) {
@@ -121,7 +142,8 @@ class Slab {
     int file_ = -1;
     pid_t owner_ = getpid();  // a forked child must not empty its parent's file
     char* data_ = nullptr;
-    size_t reserved_ = 0, usable_ = 0, resident_ = 0, num_touched_ = 0, hand_ = 0;
+    size_t reserved_ = 0, usable_ = 0, resident_ = 0, num_touched_ = 0, hand_ = 0, populated_ = 0;
+    std::vector<size_t> asked_;
     std::vector<uint64_t> touched_;  // a bit a page, of those touched since they were last given back
 };
 

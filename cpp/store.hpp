@@ -211,6 +211,12 @@ class Store {
         return at != nullptr && !(*at & pending) ? *at : sighted_without_row(at, id, hash, part);
     }
 
+    // Gets memory for rows to come, a little a step; see Slab. Called when nothing is lent.
+    bool take_ahead() {
+        const size_t slots = next_slot_.load();
+        return rows_->take_ahead(slots * row_stride_) || (rest_ && rest_->take_ahead(slots * rest_stride_)) || index_->take_ahead();
+    }
+
     // Drops the rows of some shards that were not lent for too long, and the least seen of those that are too full.
     // Called once a step, when nothing is lent.
     void evict(uint32_t step) {
@@ -290,6 +296,7 @@ class Store {
     void about_to_touch(uint32_t slot, bool is_new = false) {
         rows_->about_to_touch(size_t(slot) * row_stride_, row_stride_, is_new);
     }
+    void touch() { rows_->touch(); }
     void keep_bound() { rows_->keep_bound(); }
 
     // --- what it amounts to ---
@@ -373,6 +380,7 @@ class Store {
             if (in_file()) about_to_touch(slot);
             else __builtin_prefetch(&counts(slot));
         });
+        if (in_file()) touch();
     }
 
     // Drops the rows of a shard that were seen least, the longest ago among equals, and by their hashes among those. The

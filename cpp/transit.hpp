@@ -60,6 +60,7 @@ struct Transit {
             if (store.in_file()) {
                 store.keep_bound();
                 store.about_to_touch(slot);
+                store.touch();
             }
             Counts& its = store.counts(slot);
             if (!store.grows() && keys[i] >= 0 && its.sightings == 0 && sightings[i] > 0) ++store.account(0).num_seen;
@@ -94,6 +95,7 @@ class Scan {
             if (store_.in_file()) {
                 if (slot % block == 0) store_.keep_bound();
                 store_.about_to_touch(slot);
+                store_.touch();
             }
             const int64_t key = key_at(slot);
             if (key == no_row) continue;

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rankwell.tables.loan import IdColumn
 from rankwell.tables.row_store import DEFAULT_KEY, StoredRows
-from rankwell.tables.table import IdColumn, Table
+from rankwell.tables.table import Table
 
 
 def put_rows(

@@ -20,13 +20,14 @@ from rankwell.tables.adagrad import AdaGrad, RowWiseAdaGrad
 from rankwell.tables.adam import Adam
 from rankwell.tables.ftrl import Ftrl
 from rankwell.tables.lazy_adam import LazyAdam
+from rankwell.tables.loan import IdColumn, Loan
 from rankwell.tables.momentum import Momentum
 from rankwell.tables.native import native, why_absent
 from rankwell.tables.rms_prop import RmsProp
 from rankwell.tables.row_optimizer import RowOptimizer
 from rankwell.tables.row_store import StoredRows
 from rankwell.tables.sgd import Sgd
-from rankwell.tables.table import IdColumn, Loan, Table
+from rankwell.tables.table import Table
 
 RULES: tuple[RowOptimizer, ...] = (
     Sgd(learning_rate=0.1), Momentum(learning_rate=0.1), AdaGrad(learning_rate=0.1), RowWiseAdaGrad(learning_rate=0.1),

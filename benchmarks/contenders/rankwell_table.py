@@ -11,8 +11,9 @@ from contenders.turns import Turns, resident_bytes, serve
 from contenders.zipf import scattered
 from rankwell.schema import TableSpec
 from rankwell.tables.adagrad import RowWiseAdaGrad
+from rankwell.tables.loan import IdColumn
 from rankwell.tables.storage import Eviction, Storage
-from rankwell.tables.table import IdColumn, Table
+from rankwell.tables.table import Table
 
 _FILL = 8192
 

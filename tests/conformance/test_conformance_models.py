@@ -21,7 +21,8 @@ from rankwell.data.statistics import NumericStatistics, measure_numerics
 from rankwell.losses.pointwise import binary_cross_entropy
 from rankwell.models.model import Model
 from rankwell.models.wide_deep import Deep, Logistic, WideDeep
-from rankwell.tables.table import IdColumn, Table
+from rankwell.tables.loan import IdColumn
+from rankwell.tables.table import Table
 from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.objectives import PointwiseObjective
 from rankwell.training.optimizers import OptimizerPlan

@@ -24,7 +24,7 @@ from rankwell.models.wide_deep import Deep, Logistic, LogisticSettings, WideDeep
 from rankwell.schema import Action
 from rankwell.serving.bundle import Bundle, read_bundle, write_bundle
 from rankwell.serving.zero_file import read_zeros
-from rankwell.tables.table import IdColumn
+from rankwell.tables.loan import IdColumn
 
 TABLES = ("job", "member", "pay", "skills", "title")
 FILES = sorted(

@@ -27,6 +27,7 @@ from table_play import (
     stored,
     train_on,
 )
+from table_state import load_state, state_of
 
 SGD = Sgd(learning_rate=0.5)
 MIB = 2**20
@@ -55,7 +56,7 @@ def test_the_bound_on_what_is_resident_is_kept(tmp_path: Path) -> None:
     assert files.num_resident_bytes <= 16 * MIB
     (tmp_path / "other").mkdir()
     other = new_table(MEMBER, rule=LazyAdam(learning_rate=0.1), width=256, storage=Storage(folder=tmp_path / "other"))
-    other.load_state(files.state())
+    load_state(other, state_of(files))
     assert_same_rows(other, files, up_to_date=False)
 
 
@@ -87,7 +88,8 @@ import torch
 from rankwell.schema import TableSpec
 from rankwell.tables.sgd import Sgd
 from rankwell.tables.storage import Storage
-from rankwell.tables.table import IdColumn, Table
+from rankwell.tables.loan import IdColumn
+from rankwell.tables.table import Table
 from pathlib import Path
 storage = Storage(folder=Path(sys.argv[1]))
 table = Table([TableSpec(name="page", num_rows=5000)], width=2, seed=0, init_scale=0.1, storage=storage)
@@ -127,7 +129,8 @@ from rankwell.errors import TrainingError
 from rankwell.schema import TableSpec
 from rankwell.tables.sgd import Sgd
 from rankwell.tables.storage import Storage
-from rankwell.tables.table import IdColumn, Table
+from rankwell.tables.loan import IdColumn
+from rankwell.tables.table import Table
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 spec = TableSpec(name="member", growing=True)

@@ -12,10 +12,11 @@ from torch import Tensor
 from rankwell.schema import TableSpec
 from rankwell.tables.adagrad import RowWiseAdaGrad
 from rankwell.tables.adam import Adam
+from rankwell.tables.loan import IdColumn
 from rankwell.tables.row_optimizer import RowOptimizer
 from rankwell.tables.row_store import StoredRows
 from rankwell.tables.storage import Eviction, Storage
-from rankwell.tables.table import IdColumn, Table
+from rankwell.tables.table import Table
 
 MEMBER = TableSpec(name="member", growing=True)
 KINDS = (MEMBER, TableSpec(name="job", num_ids=997), TableSpec(name="page", num_rows=300))

@@ -33,8 +33,9 @@ from rankwell.models.model import Model
 from rankwell.models.wide_deep import DeepSettings, LogisticSettings, WideDeep, WideDeepSettings
 from rankwell.schema import Action, Categorical, Schema, TableSpec
 from rankwell.tables.adagrad import RowWiseAdaGrad
+from rankwell.tables.loan import IdColumn
 from rankwell.tables.storage import Eviction, Storage
-from rankwell.tables.table import IdColumn, Table
+from rankwell.tables.table import Table
 from rankwell.training.checkpoint import Checkpoint, Checkpoints
 from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.log_pieces import LogPiece

@@ -15,9 +15,10 @@ from rankwell.models.wide_deep import Deep, DeepSettings, Logistic, LogisticSett
 from rankwell.schema import Action, Categorical, Schema, TableSpec
 from rankwell.tables.adagrad import RowWiseAdaGrad
 from rankwell.tables.ftrl import Ftrl
+from rankwell.tables.loan import IdColumn
 from rankwell.tables.row_optimizer import RowOptimizer
 from rankwell.tables.row_store import StoredRows
-from rankwell.tables.table import IdColumn, Table
+from rankwell.tables.table import Table
 from rankwell.training.best_weights import copied_weights, put_weights
 from rankwell.training.objectives import PointwiseObjective
 

@@ -17,8 +17,9 @@ from rankwell.data.statistics import NumericStatistics
 from rankwell.errors import TrainingError
 from rankwell.models.model import Model, ModelSettings
 from rankwell.schema import TableSpec
+from rankwell.tables.loan import IdColumn
 from rankwell.tables.sgd import Sgd
-from rankwell.tables.table import IdColumn, Table
+from rankwell.tables.table import Table
 from rankwell.training.dense_optimizers import DenseSgd
 from rankwell.training.optimizers import OptimizerPlan
 from rankwell.types import Encoded, Features

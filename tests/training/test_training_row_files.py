@@ -21,9 +21,10 @@ from training_example import PLAN, drawing_model, fitted, in_order, jobs_log, sh
 from rankwell.errors import CheckpointError, RankwellWarning
 from rankwell.schema import TableSpec
 from rankwell.tables.adagrad import RowWiseAdaGrad
+from rankwell.tables.loan import IdColumn
 from rankwell.tables.native import native
 from rankwell.tables.storage import Eviction, Storage
-from rankwell.tables.table import IdColumn, Table
+from rankwell.tables.table import Table
 from rankwell.training.checkpoint import Checkpoint, Checkpoints
 from rankwell.training.loop import StepReport
 from rankwell.training.resumed import Resumed

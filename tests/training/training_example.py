@@ -36,6 +36,7 @@ from rankwell.training.objectives import Objective, PointwiseObjective
 from rankwell.training.optimizers import OptimizerPlan
 from rankwell.training.resumed import Resumed
 from rankwell.types import Batch, Encoded
+from table_state import state_of
 
 JOBS = Schema(
     features=(Categorical(name="job", num_ids=8), Numeric(name="match")),
@@ -134,7 +135,7 @@ def everything(model: Model) -> dict[str, Tensor]:
     """Copies of all that a model and its tables hold, optimizer state included."""
     held = {f"dense/{name}": tensor.clone() for name, tensor in model.state_dict().items()}
     for part, table in model.tables.items():
-        held |= {f"{part}/{name}": tensor.clone() for name, tensor in table.state().items()}
+        held |= {f"{part}/{name}": tensor.clone() for name, tensor in state_of(table).items()}
     return held
 
 

@@ -18,8 +18,9 @@ from rankwell.data.statistics import NumericStatistics
 from rankwell.models.numeric_inputs import BucketIds
 from rankwell.schema import Bag, Categorical, Numeric, Quantiles, Schema, TableSpec
 from rankwell.tables.hashing import cross_ids
+from rankwell.tables.loan import IdColumn
 from rankwell.tables.quotient_remainder import composed_rows, part_columns
-from rankwell.tables.table import IdColumn, Table
+from rankwell.tables.table import Table
 from rankwell.types import Column, Features, Ragged
 
 __all__ = ["CrossColumns", "FeatureColumns", "IdColumns", "RowLookup", "Rows"]

@@ -34,7 +34,7 @@ def sorted_rows(table: Table, name: str, *, most_bytes: int = _MOST_BYTES) -> It
         most_bytes: About the most that the rows of a range take; putting them in order takes about as much again.
 
     >>> from rankwell.schema import TableSpec
-    >>> from rankwell.tables.table import IdColumn
+    >>> from rankwell.tables.loan import IdColumn
     >>> from rankwell.tables.sgd import Sgd
     >>> table = Table([TableSpec(name="member", growing=True)], width=2, seed=0, init_scale=0.1)
     >>> table.train_with(Sgd())

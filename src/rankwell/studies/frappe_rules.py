@@ -33,8 +33,9 @@ from rankwell.studies.contenders import (
     Contender,
 )  # fmt: skip
 from rankwell.studies.study import StudyResult, gain_of, shown
+from rankwell.tables.loan import IdColumn
 from rankwell.tables.row_optimizer import RowOptimizer
-from rankwell.tables.table import IdColumn, Table
+from rankwell.tables.table import Table
 
 __all__ = ["study_frappe_rules"]
 

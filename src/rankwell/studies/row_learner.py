@@ -17,8 +17,9 @@ from torch import Tensor
 from rankwell.schema import TableSpec
 from rankwell.studies.zipf_log import ZipfLog
 from rankwell.tables.adam import Adam
+from rankwell.tables.loan import IdColumn
 from rankwell.tables.row_optimizer import RowOptimizer
-from rankwell.tables.table import IdColumn, Table
+from rankwell.tables.table import Table
 
 __all__ = ["DENSE_RULE", "Learned", "RowLearner", "learn", "losses"]
 

@@ -171,10 +171,11 @@ def _shape_of(shape: StoreShape, spec: TableSpec) -> tuple[object, ...]:
     in_file = storage.folder is not None
     addressing = _HASHED if spec.hashed else _DIRECT
     size = 0 if spec.growing else spec.size
+    is_packed = in_file or storage.layout == "packed"
     if spec.growing or (in_file and not spec.hashed):  # a file with a place for each id would be mostly holes
         addressing = _GROWING
     return (
-        addressing, size, shape.width, shape.state_width, storage.dtype == "bfloat16", in_file or storage.layout == "packed",
+        addressing, size, shape.width, shape.state_width, storage.dtype == "bfloat16", is_packed,
         shape.admission, (shape.seed ^ name_salt(spec.name)) % 2**64, name_salt(spec.name), shape.init_scale,
         str(storage.folder / f"{spec.name}.rows") if storage.folder is not None else "", storage.resident_bytes or 0,
         (eviction.max_age_steps or 0) if eviction else 0, (eviction.max_rows or 0) if eviction else 0,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rankwell.schema import TableSpec
-from rankwell.tables.table import IdColumn
+from rankwell.tables.loan import IdColumn
 from rankwell.types import MISSING_ID
 
 __all__ = ["composed_rows", "part_columns"]

@@ -1,54 +1,33 @@
 """Rows for ids: lent to a batch as small dense leaves, written back by the table's own rule.
 
-Letters: n ids of a column, flat · F columns of a block · W row width.
+Letters: n ids of a column, flat · W row width.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, NamedTuple, final
+from dataclasses import replace
+from typing import Final, final
 
 import torch
 from torch import Tensor
 
-from rankwell.errors import LogError, SchemaError, TrainingError
+from rankwell.errors import SchemaError, TrainingError
 from rankwell.schema import TableSpec
 from rankwell.tables.clock import Clock
+from rankwell.tables.loan import IdColumn, LaidOut, Loan, lay_out
 from rankwell.tables.native import native, warn_if_absent
 from rankwell.tables.native_store import NativeStore
 from rankwell.tables.plain_store import PlainStore
 from rankwell.tables.row_optimizer import RowOptimizer
 from rankwell.tables.row_store import DEFAULT_KEY, Draw, LentColumn, RowStore, StoredRows, StoreShape
 from rankwell.tables.storage import Storage
-from rankwell.types import MISSING_ID
 
-__all__ = ["IdColumn", "Loan", "Table"]
+__all__ = ["Table"]
 
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 _ROWS_A_PIECE: Final = 1 << 18
-
-
-@final
-class IdColumn(NamedTuple):
-    """Ids of one table: ``ids`` is int64, of any length."""
-
-    table: str
-    ids: Tensor
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Loan:
-    """Rows lent to one forward pass.
-
-    Args:
-        blocks: float32, n × F·W each: the rows that the columns of a block read, side by side. In training they are
-            leaves, whose gradients `Table.apply` collects.
-    """
-
-    blocks: tuple[Tensor, ...]
 
 
 @final
@@ -115,7 +94,7 @@ class Table:
         self._rule: RowOptimizer | None = None
         self._learning_rate = 0.0
         self._clock = Clock()
-        self._open: list[tuple[list[LentColumn], list[int], Loan]] = []
+        self._open: list[LaidOut] = []
         self._is_collected = False
         self._store = self._new_store(None)
 
@@ -219,14 +198,14 @@ class Table:
                 f"the tables {list(self.names)} have no rule to move their rows by",
                 do="call train_with(rule) first, or put the model into eval mode to read",
             )
-        columns, of_block, loan = self._laid_out(blocks)
+        out = lay_out(blocks, self._place, self.width)
         draw = Draw((self.seed * _GOLDEN + self._clock.step) % 2**64, int(self.default_rate * 2.0**64))
-        self._store.lend(columns, draw, self._rule, self._clock)
-        for block in loan.blocks:
+        self._store.lend(out.columns, draw, self._rule, self._clock)
+        for block in out.loan.blocks:
             block.requires_grad_()
-        self._open.append((columns, of_block, loan))
+        self._open.append(out)
         self._is_collected = False
-        return loan
+        return out.loan
 
     def read(self, blocks: Sequence[Sequence[IdColumn]]) -> Loan:
         """The rows as they are now, changing nothing: ids without a row of their own read the default row.
@@ -235,9 +214,9 @@ class Table:
             LogError: A negative id that isn't `MISSING_ID`.
             SchemaError: A column names a table that isn't here.
         """
-        columns, _, loan = self._laid_out(blocks)
-        self._store.read(columns, self._rule, self._clock)
-        return loan
+        out = lay_out(blocks, self._place, self.width)
+        self._store.read(out.columns, self._rule, self._clock)
+        return out.loan
 
     def collect(self) -> float:
         """Sum the gradients of each row over all its uses since the last step; moves nothing.
@@ -248,13 +227,7 @@ class Table:
         Raises:
             TrainingError: A gradient is not finite; no row has moved.
         """
-        returned = []
-        for columns, of_block, loan in self._open:
-            grads = [None if block.grad is None else block.grad.contiguous() for block in loan.blocks]
-            for column, b in zip(columns, of_block, strict=True):
-                grad = grads[b]
-                if grad is not None:
-                    returned.append(column._replace(block_nFW=grad))
+        returned = [column for out in self._open for column in out.returned()]
         square = self._store.collect(returned)
         if not math.isfinite(square):
             raise self._not_finite(returned)
@@ -366,63 +339,11 @@ class Table:
         self._clock.load_state(progress)
         self._learning_rate = float(progress["learning_rate"])
 
-    def state(self) -> dict[str, Tensor]:
-        """All that training needs to go on bit-equal, in memory; `load_state` takes it."""
-        state = self.progress()
-        for name in self.names:
-            pieces = list(self.chunks(name, up_to_date=False))
-            for field in StoredRows.__slots__:
-                state[f"{name}.{field}"] = torch.cat([getattr(piece, field) for piece in pieces])
-        return state
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from `state` of a table of the same shape and rule.
-
-        Raises:
-            TrainingError: The table is of another shape, or has another rule.
-        """
-        self.clear()
-        for name in self.names:
-            try:
-                self.insert(name, StoredRows(**{field: state[f"{name}.{field}"] for field in StoredRows.__slots__}))
-            except (KeyError, SchemaError) as error:
-                raise TrainingError(
-                    f"what was kept of the tables {list(self.names)} does not fit them", found=str(error),
-                    do="start anew, or go on with the settings that it was kept under",
-                ) from error  # fmt: skip
-        self.load_progress(state)
-
     def _table(self, name: str) -> int:
         try:
             return self._place[name]
         except KeyError:
             raise SchemaError(f"no table {name!r} here", found=list(self.names)) from None
-
-    def _laid_out(self, blocks: Sequence[Sequence[IdColumn]]) -> tuple[list[LentColumn], list[int], Loan]:
-        total = sum(len(column.ids) for block in blocks for column in block)
-        index = torch.empty(total, dtype=torch.int32)
-        columns: list[LentColumn] = []
-        of_block: list[int] = []
-        read = []
-        start = 0
-        for b, block in enumerate(blocks):
-            num_ids = len(block[0].ids)
-            rows = torch.empty(num_ids, len(block) * self.width)
-            read.append(rows)
-            for f, (name, ids_n) in enumerate(block):
-                if len(ids_n) != num_ids:
-                    raise SchemaError("columns of one block differ in length", found=[len(c.ids) for c in block])
-                if num_ids and int(ids_n.min()) < MISSING_ID:
-                    raise LogError(
-                        f"an id of table {name!r} is negative",
-                        found=int(ids_n.min()),
-                        allowed=f"0 … 2^63 - 1, or MISSING_ID ({MISSING_ID}) where the schema allows a missing id",
-                        do="hash or shift the ids before writing the log",
-                    )
-                columns.append(LentColumn(self._table(name), ids_n.contiguous(), rows, f * self.width, index, start))
-                of_block.append(b)
-                start += num_ids
-        return columns, of_block, Loan(tuple(read))
 
     def _not_finite(self, returned: Sequence[LentColumn]) -> TrainingError:
         bad = [
