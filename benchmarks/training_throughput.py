@@ -3,9 +3,10 @@
 The model: 10 categorical fields, rows of 10, hidden layers 256 and 128, one logit, binary cross-entropy. The
 hand-written loops get the data in the form that suits them best (one int64 matrix in memory, already shuffled, one
 embedding with offsets); rankwell reads its own log through its own batches, columns by name, checks included. All of
-them run on one thread and with the same matmul precision.
+them run on one thread and with the same matmul precision. FBGEMM's tables are one more such loop, in a process and an
+environment of their own.
 
-    python benchmarks/training_throughput.py [--json FILE] [--rows N] [--repeats N]
+    python benchmarks/training_throughput.py [--json FILE] [--rows N] [--repeats N] [--without-peers]
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +27,8 @@ from rich.table import Table as PrintedTable
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, embedding
 
+from contenders.environment import python_of
+from contenders.turns import Contender
 from rankwell.data.batches import Batches
 from rankwell.data.log import log_from_table
 from rankwell.data.split import WholeLog
@@ -38,7 +42,7 @@ from rankwell.training.objectives import PointwiseObjective
 from rankwell.training.optimizers import OptimizerPlan
 
 NUM_FIELDS, WIDTH, HIDDEN = 10, 10, (256, 128)
-OURS = "rankwell"
+OURS, FBGEMM = "rankwell", "FBGEMM"
 
 
 def log_of(num_rows: int, num_ids: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -189,6 +193,23 @@ def rankwell_us(num_ids: int, ids: Tensor, labels: Tensor, batch: int) -> float:
     return 1e6 * (ended - began) / (last - first)
 
 
+def fbgemm_us(folder: Path, num_ids: int, ids: Tensor, labels: Tensor, batch: int) -> float:
+    """CPU-µs a row of the loop over FBGEMM's tables, after a warm-up of 3 steps."""
+    num_steps = len(labels) // batch
+    whole = num_steps * batch
+    np.save(folder / "ids.npy", ids[:whole].view(num_steps, batch, NUM_FIELDS).transpose(1, 2).numpy())
+    np.save(folder / "labels.npy", labels[:whole].view(num_steps, batch).numpy())
+    asked = {
+        "ids": str(folder / "ids.npy"), "labels": str(folder / "labels.npy"), "size": num_ids // NUM_FIELDS,
+        "hidden": HIDDEN, "width": WIDTH, "wide": False, "matmul_precision": PRECISION, "autocast": "off",
+    }  # fmt: skip
+    contender = Contender(FBGEMM, "fbgemm_wide_deep", asked, threads=1, python=python_of("fbgemm"))
+    contender.round(3, counts=False)
+    contender.round(num_steps - 3)
+    contender.leave()
+    return 1e3 * contender.figures().cpu_ms / batch
+
+
 MOST_SECONDS = 3.0
 PRECISION = "medium"
 
@@ -199,15 +220,18 @@ def main() -> None:
     arguments.add_argument("--json", type=Path, help="write the numbers to this file")
     arguments.add_argument("--rows", type=int, default=200_000, help="rows of the log at batch 4096; half at 256")
     arguments.add_argument("--repeats", type=int, default=5, help="of which the median is printed")
+    arguments.add_argument("--without-peers", action="store_true", help="no FBGEMM, and no environment for it")
     given = arguments.parse_args()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision(PRECISION)
     numbers: dict[str, float] = {}
     console = Console()
-    printed = PrintedTable("ids", "batch", *CONTENDERS, OURS, f"{OURS} / best", title="CPU-µs a row, median")
+    others = [*CONTENDERS, *([] if given.without_peers else [FBGEMM])]
+    ratios = [f"{OURS} / best", f"{OURS} / {FBGEMM}"]
+    printed = PrintedTable("ids", "batch", *others, OURS, *ratios, title="CPU-µs a row, median")
     cells = [(num_ids, batch) for num_ids in (100_000, 1_400_000) for batch in (256, 4096)]
     taken: dict[tuple[int, int], dict[str, list[float]]] = {
-        cell: {name: [] for name in (*CONTENDERS, OURS)} for cell in cells
+        cell: {name: [] for name in (*others, OURS)} for cell in cells
     }
     for repeat in range(given.repeats):  # cells and contenders take turns, so that a noisy minute hits all of them
         for num_ids, batch in cells:
@@ -216,14 +240,20 @@ def main() -> None:
             for name, make in CONTENDERS.items():
                 taken[num_ids, batch][name].append(hand_written_us(make, num_ids, ids, labels, batch))
             taken[num_ids, batch][OURS].append(rankwell_us(num_ids, ids, labels, batch))
+            if not given.without_peers:
+                with tempfile.TemporaryDirectory() as folder:
+                    us = fbgemm_us(Path(folder), num_ids, ids, labels, batch)
+                taken[num_ids, batch][FBGEMM].append(us)
     for (num_ids, batch), values in taken.items():
         medians = {name: statistics.median(times) for name, times in values.items()}
         best = min(medians[name] for name in CONTENDERS)
-        shown = [f"{medians[name]:.2f}" for name in (*CONTENDERS, OURS)]
-        printed.add_row(f"{num_ids:,}", str(batch), *shown, f"{medians[OURS] / best:.2f}")
+        shown = [f"{medians[name]:.2f}" for name in (*others, OURS)]
+        of_fbgemm = medians[OURS] / medians.get(FBGEMM, float("nan"))
+        printed.add_row(f"{num_ids:,}", str(batch), *shown, f"{medians[OURS] / best:.2f}", f"{of_fbgemm:.2f}")
         for name, value in medians.items():
             numbers[f"us_a_row/{num_ids}/{batch}/{name}"] = value
         numbers[f"ratio_to_best/{num_ids}/{batch}"] = medians[OURS] / best
+        numbers[f"ratio_to_fbgemm/{num_ids}/{batch}"] = of_fbgemm
     for batch in (256, 4096):
         growth = numbers[f"us_a_row/1400000/{batch}/{OURS}"] / numbers[f"us_a_row/100000/{batch}/{OURS}"]
         numbers[f"growth_from_100k_to_1.4M_ids/{batch}"] = growth

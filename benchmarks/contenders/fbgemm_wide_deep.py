@@ -1,4 +1,4 @@
-"""Wide & Deep by hand over FBGEMM's CPU tables: row-wise AdaGrad inside `backward`, fused AdamW for the rest.
+"""Wide & Deep, or Deep, by hand over FBGEMM's CPU tables: row-wise AdaGrad inside `backward`, fused AdamW for the rest.
 
 FBGEMM's rows have a multiple of four columns, so a feature's weight in the wide part stands in column 17 of its row of
 20, with one accumulator for the row: one operator, the quickest form there is (ten more tables of width 4 in it take
@@ -15,8 +15,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from contenders.fbgemm_table import tables_of
 from contenders.turns import Turns, serve
 
-_WIDTH, _STORED = 16, 20
-
 
 def main() -> None:
     turns = Turns()
@@ -27,11 +25,12 @@ def main() -> None:
     ids_SFB = torch.from_numpy(np.load(settings["ids"]))
     labels_SB = torch.from_numpy(np.load(settings["labels"]))
     num_steps, num_fields, batch = ids_SFB.shape
-    two = settings.get("two_operators", False)
-    deep_rows = tables_of([settings["size"]] * num_fields, _WIDTH if two else _STORED)
+    two, is_wide, row = settings.get("two_operators", False), settings.get("wide", True), settings.get("width", 16)
+    stored = (row + (is_wide and not two) + 3) // 4 * 4
+    deep_rows = tables_of([settings["size"]] * num_fields, stored)
     wide_rows = tables_of([settings["size"]] * num_fields, 4) if two else None
     offsets = torch.arange(ids_SFB[0].numel() + 1)
-    width, layers = num_fields * _WIDTH, []
+    width, layers = num_fields * row, []
     for hidden in settings["hidden"]:
         layers += [nn.Linear(width, hidden), nn.ReLU(inplace=True)]
         width = hidden
@@ -40,12 +39,12 @@ def main() -> None:
 
     def logits_of(ids_FB: Tensor) -> Tensor:
         ids_n = ids_FB.view(-1)
-        if wide_rows is None:
-            deep, wide, _ = deep_rows(ids_n, offsets).view(batch, num_fields, _STORED).split([_WIDTH, 1, 3], dim=2)
-        else:
-            deep = deep_rows(ids_n, offsets)
-            wide = wide_rows(ids_n, offsets).view(batch, num_fields, 4)[:, :, :1]
-        logits: Tensor = last(body(deep.reshape(batch, -1))) + wide.sum(1)
+        rows = deep_rows(ids_n, offsets).view(batch, num_fields, stored)
+        logits: Tensor = last(body(rows[:, :, :row].reshape(batch, -1)))
+        if wide_rows is not None:
+            logits = logits + wide_rows(ids_n, offsets).view(batch, num_fields, 4)[:, :, :1].sum(1)
+        elif is_wide:
+            logits = logits + rows[:, :, row : row + 1].sum(1)
         return logits.squeeze(1)
 
     def step(number: int) -> None:
