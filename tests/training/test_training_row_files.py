@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import torch
 from rows_process import rows_checksum
 from training_example import PLAN, drawing_model, fitted, in_order, jobs_log, shuffled
 
+from full_disk import files_of_at_most
 from rankwell.errors import CheckpointError, RankwellWarning
 from rankwell.schema import TableSpec
 from rankwell.tables.adagrad import RowWiseAdaGrad
@@ -263,17 +262,6 @@ def test_no_rows_are_deleted_while_a_checkpoint_is_unreadable(saved: tuple[Check
     assert len(files_in(tmp_path)) == 3
     newest.write_bytes(content)
     assert rows_of(gone_on(tmp_path)) == rows_of(saved[1])
-
-
-@contextmanager
-def files_of_at_most(num_bytes: int) -> Iterator[None]:
-    """The kernel refuses to write more to one file, as a full disk would."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @posix
