@@ -10,7 +10,7 @@ missing numeric is NaN. Nothing is padded: what is a list has flat values and in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, final
 
 from torch import Tensor
@@ -226,11 +226,14 @@ class Encoded:
         request_RD: One vector a request, or of width 0 where the model makes none.
         candidate_CD: One vector a candidate.
         attention: Attention maps by layer name, only where the caller asked for them; else empty.
+        event_HD: One vector a history event, made from it and what came before it, by sequence; only of models that
+            read histories in order.
     """
 
     request_RD: Tensor
     candidate_CD: Tensor
     attention: Mapping[str, Tensor]
+    event_HD: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @final

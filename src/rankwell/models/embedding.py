@@ -34,10 +34,12 @@ class Rows:
     Args:
         request_RW: Rows of the columns on requests, side by side, then the means of their bags and history fields.
         candidate_CW: Rows of the columns on candidates, side by side, then the means of their bags.
+        event_HW: By sequence, rows of its events' fields, side by side; only where history is not averaged.
     """
 
     request_RW: Tensor
     candidate_CW: Tensor
+    event_HW: Mapping[str, Tensor]
 
 
 class IdColumns(nn.Module, abc.ABC):
@@ -56,6 +58,11 @@ class IdColumns(nn.Module, abc.ABC):
     def lists(self, features: Features, on: str) -> list[tuple[IdColumn, Tensor]]:
         """The columns of several ids an entry on one side, each with its offsets."""
 
+    def events(self, features: Features) -> dict[str, list[IdColumn]]:
+        """By sequence, the columns of its events whose rows are not averaged."""
+        del features
+        return {}
+
 
 @final
 class FeatureColumns(IdColumns):
@@ -67,9 +74,11 @@ class FeatureColumns(IdColumns):
     Args:
         schema: Declares them.
         statistics: For the bucket edges.
+        averages_history: Whether a field of a sequence counts as one block of the request, its mean; else its events'
+            rows are given one by one.
     """
 
-    def __init__(self, schema: Schema, statistics: NumericStatistics) -> None:
+    def __init__(self, schema: Schema, statistics: NumericStatistics, *, averages_history: bool = True) -> None:
         super().__init__()
         self.ids = _SingleIds(schema, statistics, [f.name for f in schema.visible_features if _has_one_id(f)])
         self._single = {
@@ -77,13 +86,14 @@ class FeatureColumns(IdColumns):
             for on in ("request", "candidate")
         }
         self._bags = tuple((f.name, f.table_name, f.on) for f in schema.visible_features if isinstance(f, Bag))
-        self._history = tuple(
+        history = tuple(
             (sequence.name, field.name, field.table_name)
             for sequence in schema.sequences
             for field in sequence.fields
             if isinstance(field, Categorical)
         )
-        tables = {*self.ids.table.values(), *(t for _, t, _ in self._bags), *(t for _, _, t in self._history)}
+        self._history, self._events = (history, ()) if averages_history else ((), history)
+        tables = {*self.ids.table.values(), *(t for _, t, _ in self._bags), *(t for _, _, t in history)}
         self.specs = tuple(spec for name, spec in schema.table_specs().items() if name in tables)
         sides = [*self.ids.side.values(), *(on for _, _, on in self._bags), *("request" for _ in self._history)]
         self.num_blocks = {on: sides.count(on) for on in ("request", "candidate")}
@@ -116,6 +126,14 @@ class FeatureColumns(IdColumns):
             for sequence, field, table in self._history:
                 events = features.history[sequence]
                 columns.append((IdColumn(table, events.columns[field]), events.offsets))
+        return columns
+
+    def events(self, features: Features) -> dict[str, list[IdColumn]]:
+        """See `IdColumns`."""
+        columns: dict[str, list[IdColumn]] = {}
+        for sequence, field, table in self._events:
+            ids_H = features.history[sequence].columns[field]
+            columns.setdefault(sequence, []).append(IdColumn(table, ids_H))
         return columns
 
 
@@ -203,14 +221,16 @@ class RowLookup(nn.Module):
         """The rows of each side, side by side."""
         single = {on: self.columns.single(features, on) for on in ("candidate", "request")}
         lists = {on: self.columns.lists(features, on) for on in ("candidate", "request")}
+        events = self.columns.events(features)
         wanted = [
             columns
             for on in ("candidate", "request")
             for columns in (single[on], *([column] for column, _ in lists[on]))
             if columns
         ]
+        wanted += events.values()
         if not wanted:
-            return Rows(torch.zeros(features.num_requests, 0), torch.zeros(features.num_candidates, 0))
+            return Rows(torch.zeros(features.num_requests, 0), torch.zeros(features.num_candidates, 0), {})
         blocks = [[part for c in columns for part in part_columns(self._specs[c.table], c.ids)] for columns in wanted]
         loan = self.table.checkout(blocks) if self.training else self.table.read(blocks)
         lent = iter(
@@ -224,7 +244,7 @@ class RowLookup(nn.Module):
             sides.append(
                 torch.cat(parts, dim=1) if len(parts) > 1 else parts[0] if parts else torch.zeros(num_entries, 0)
             )
-        return Rows(request_RW=sides[1], candidate_CW=sides[0])
+        return Rows(request_RW=sides[1], candidate_CW=sides[0], event_HW={name: next(lent) for name in events})
 
 
 def _means(rows_nW: Tensor, offsets: Tensor) -> Tensor:

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from rankwell.data.statistics import ColumnStatistics, NumericStatistics
 from rankwell.errors import SchemaError
 from rankwell.schema import Identity, Log, Numeric, PiecewiseLinear, Place, Quantiles, Schema, Standardise, Vector
-from rankwell.types import MISSING_ID, Column, Features, Ragged
+from rankwell.types import MISSING_ID, Column, Events, Features, Ragged
 
-__all__ = ["BucketIds", "DistanceInputs", "NumericInputs"]
+__all__ = ["BucketIds", "DistanceInputs", "EventInputs", "NumericInputs"]
 
 _EARTH_RADIUS_KM: Final = 6371.0088
 _LARGEST_LOG_KM: Final = math.log1p(math.pi * _EARTH_RADIUS_KM)
 _ROUNDING: Final = 1e-12
+_AGE_PERIODS: Final = (36.0, 18.0, 9.0, 4.5, 2.25)
 _SMALLEST: Final = torch.finfo(torch.float32).tiny
 _LARGEST: Final = torch.finfo(torch.float32).max
 
@@ -183,6 +184,43 @@ class DistanceInputs(nn.Module):
 
 
 @final
+class EventInputs(nn.Module):
+    """What is known of a sequence's events besides ids: their numerics, each through its transform, and their ages.
+
+    An age of t seconds becomes z = ln(1 + t), as z / 9 - 1 and as sin and cos of 2πz / period for periods from 36 down to
+    2.25: a layer over these tells a minute from an hour from a month, wherever the boundary lies.
+
+    Args:
+        schema: Declares the sequence.
+        statistics: Measured on `train`.
+        sequence: Its name.
+    """
+
+    periods: Tensor
+
+    def __init__(self, schema: Schema, statistics: NumericStatistics, sequence: str) -> None:
+        super().__init__()
+        declared = next(declared for declared in schema.sequences if declared.name == sequence)
+        numerics = [field for field in declared.fields if isinstance(field, Numeric)]
+        self._names = tuple(field.name for field in numerics)
+        inputs = [_numeric(field, statistics, f"{sequence}.{field.name}") for field in numerics]
+        self.inputs = nn.ModuleList(inputs)
+        self._has_ages = declared.time is not None and schema.time is not None
+        self.register_buffer("periods", torch.tensor(_AGE_PERIODS), persistent=False)
+        self.width: int = sum(layer.width for layer in inputs)
+        self.width += (1 + 2 * len(_AGE_PERIODS)) * self._has_ages
+
+    def forward(self, events: Events) -> Tensor:
+        """Float32 H × N; of width 0 where events have neither numerics nor times."""
+        blocks = [layer(events.columns[name]) for name, layer in zip(self._names, self.inputs, strict=True)]
+        if self._has_ages:
+            log_age_H1 = torch.log1p(events.columns["age_s"].clamp(min=0.0)).unsqueeze(1)
+            angle = log_age_H1 * (2.0 * math.pi / self.periods)
+            blocks += [log_age_H1 / 9.0 - 1.0, torch.sin(angle), torch.cos(angle)]
+        return torch.cat(blocks, dim=1) if blocks else torch.zeros(int(events.offsets[-1]), 0)
+
+
+@final
 class BucketIds(nn.Module):
     """A numeric with `Quantiles` as ids: the number of edges ≤ x, or `MISSING_ID` for NaN.
 
@@ -206,8 +244,8 @@ class BucketIds(nn.Module):
         return torch.where(column.isnan(), MISSING_ID, ids)
 
 
-def _numeric(feature: Numeric, statistics: NumericStatistics) -> _ColumnInputs:
-    column = _statistics_of(feature.name, statistics)
+def _numeric(feature: Numeric, statistics: NumericStatistics, name: str | None = None) -> _ColumnInputs:
+    column = _statistics_of(name or feature.name, statistics)
     transform = feature.transform
     inner: _ColumnInputs
     filling = torch.zeros(1)

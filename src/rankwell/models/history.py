@@ -1,0 +1,174 @@
+"""The member's recent events through a light Transformer, once a request; and how its candidates read them.
+
+Letters: R requests · C candidates, flat · H events, flat · T places of the longest history, the null event's included ·
+W row width · D model width · K candidates of one request.
+
+Source: Kang and McAuley 2018, "Self-attentive sequential recommendation", ICDM (causal, all positions); Xia et al. 2023,
+"TransAct", KDD, §3.3 (the last steps and the maximum); Zhou et al. 2018, "Deep interest network", KDD (a candidate asks).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, final
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from rankwell.data.statistics import NumericStatistics
+from rankwell.models.attention import CrossAttention, SelfAttention
+from rankwell.models.layers import LayerStack, PreNormLayer
+from rankwell.models.numeric_inputs import EventInputs
+from rankwell.models.padding import Padding
+from rankwell.schema import Categorical, Schema
+from rankwell.schema.transforms import Declaration
+from rankwell.types import Events
+
+__all__ = ["EncodedHistory", "HistoryEncoder", "HistorySettings", "TargetAttention"]
+
+
+@final
+class HistorySettings(Declaration):
+    """How a history is encoded.
+
+    Args:
+        width: D.
+        num_layers: 1, 2, 4, 12, …
+        num_heads: Of each layer; divides the width.
+        feed_forward: Width inside each layer's feed-forward, in widths.
+        dropout: Of the inputs, and of what each layer adds.
+        is_causal: Whether an event sees only those before it: then every event's state can be trained to foretell the
+            next one.
+        shares_layers: Whether all layers are one.
+        knows_order: Whether an event knows how many came after it; its age it knows wherever the log has times.
+        num_last: How many of the latest states `EncodedHistory.pooled` gives, beside their maximum.
+    """
+
+    width: Annotated[int, Field(ge=1, le=1024)] = 64
+    num_layers: Annotated[int, Field(ge=0, le=48)] = 2
+    num_heads: Annotated[int, Field(ge=1)] = 4
+    feed_forward: Annotated[int, Field(ge=1, le=16)] = 4
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    is_causal: bool = True
+    shares_layers: bool = False
+    knows_order: bool = True
+    num_last: Annotated[int, Field(ge=1, le=64)] = 4
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EncodedHistory:
+    """States of the histories of a batch: of the null event, which always is, and of each event after it.
+
+    Args:
+        states_RTD: Padded.
+        padding: Where they stand.
+    """
+
+    states_RTD: Tensor
+    padding: Padding
+
+    @property
+    def event_HD(self) -> Tensor:
+        """The state of each event; where the encoder is causal, of what the member had done by then."""
+        return self.padding.unpad(self.states_RTD)
+
+    @property
+    def null_RD(self) -> Tensor:
+        """The state before the first event."""
+        return self.states_RTD[:, 0]
+
+    @property
+    def last_RD(self) -> Tensor:
+        """The state of the last event; of the null event where there is no other."""
+        return self.padding.last(self.states_RTD)
+
+    def pooled(self, num_last: int) -> Tensor:
+        """R × (num_last + 1)·D: the latest states, the newest first (the null event's where there are fewer), and the
+        maximum over all."""
+        places = (self.padding.lengths_B.unsqueeze(1) - torch.arange(num_last)).clamp(min=0)
+        latest = self.states_RTD[torch.arange(len(places)).unsqueeze(1), places].flatten(1)
+        standing = self.padding.valid_BL.unsqueeze(2)
+        highest_RD = self.states_RTD.masked_fill(~standing, -torch.inf).amax(1)
+        return torch.cat([latest, highest_RD], dim=1)
+
+
+@final
+class HistoryEncoder(nn.Module):
+    """Rows, numerics and ages of events, through one linear layer and Transformer layers; each request's once.
+
+    A learned null event stands before every history, so that an empty one is no special case.
+
+    Args:
+        schema: Declares the sequence.
+        statistics: Measured on `train`.
+        sequence: Its name.
+        row_width: W.
+        settings: See `HistorySettings`.
+    """
+
+    def __init__(
+        self, schema: Schema, statistics: NumericStatistics, sequence: str, *, row_width: int, settings: HistorySettings
+    ) -> None:
+        super().__init__()
+        declared = next(declared for declared in schema.sequences if declared.name == sequence)
+        self.width, self._longest = settings.width, declared.max_length
+        num_ids = sum(isinstance(field, Categorical) for field in declared.fields)
+        self.inputs = EventInputs(schema, statistics, sequence)
+        self.project = nn.Linear(num_ids * row_width + self.inputs.width, self.width)
+        self.null = nn.Parameter(torch.randn(self.width) * self.width**-0.5)
+        # by recency: the newest event is 0, however long the history
+        self.order = nn.Parameter(torch.randn(self._longest + 1, self.width) * 0.02) if settings.knows_order else None
+        self.dropout = nn.Dropout(settings.dropout)
+        self.layers = LayerStack(
+            lambda: PreNormLayer(
+                SelfAttention(self.width, num_heads=settings.num_heads, is_causal=settings.is_causal),
+                width=self.width, hidden=settings.feed_forward * self.width, dropout=settings.dropout,
+            ),
+            settings.num_layers, width=self.width, shares_layers=settings.shares_layers,
+        )  # fmt: skip
+
+    def forward(self, event_HW: Tensor, events: Events) -> EncodedHistory:
+        """The states of all requests' histories.
+
+        Args:
+            event_HW: Rows of the events' fields, side by side.
+            events: Their numerics, ages and offsets.
+        """
+        padding = Padding(events.offsets, num_free=1)
+        x_HD = self.project(torch.cat([event_HW, self.inputs(events)], dim=1))
+        x_RTD = padding.pad(x_HD)
+        is_null_T1 = (torch.arange(x_RTD.shape[1]) == 0).unsqueeze(1)
+        x_RTD = torch.where(is_null_T1, self.null, x_RTD)
+        if self.order is not None:
+            x_RTD = x_RTD + self.order[padding.recency_BL]
+        return EncodedHistory(self.layers(self.dropout(x_RTD), padding.valid_BL), padding)
+
+
+@final
+class TargetAttention(nn.Module):
+    """What each candidate takes from the history of its request.
+
+    Args:
+        width: D of candidates.
+        history_width: D of the states.
+        num_heads: Divides the states' width.
+    """
+
+    def __init__(self, width: int, history_width: int, *, num_heads: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, history_width)
+        self.attention = CrossAttention(history_width, num_heads=num_heads)
+
+    def forward(self, candidate_CD: Tensor, offsets: Tensor, history: EncodedHistory) -> Tensor:
+        """C × D of the states.
+
+        Args:
+            candidate_CD: Of the candidates.
+            offsets: int64 of R + 1, of the candidates.
+            history: Of the same requests.
+        """
+        candidates = Padding(offsets)
+        asking_RKD = candidates.pad(self.project(candidate_CD))
+        return candidates.unpad(self.attention(asking_RKD, history.states_RTD, history.padding.valid_BL))

@@ -1,0 +1,80 @@
+"""Pre-LN Transformer layers, one upon the other.
+
+Letters: B lists · L places · D width.
+
+Source: Xiong et al. 2020, "On layer normalization in the transformer architecture", ICML (pre-LN); Lan et al. 2020,
+"ALBERT: a lite BERT", ICLR (layers that share their weights).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+from torch import Tensor, nn
+
+from rankwell.models.attention import ListAttention
+
+__all__ = ["LayerStack", "PreNormLayer"]
+
+
+@final
+class PreNormLayer(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x)), the feed-forward being linear, GELU, linear.
+
+    Args:
+        attention: How entries see each other.
+        width: D.
+        hidden: Width inside the feed-forward.
+        dropout: Of what attention and feed-forward add.
+    """
+
+    def __init__(self, attention: ListAttention, *, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = attention
+        self.norm_attention, self.norm_forward = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BLD: Tensor, first_BLD: Tensor, valid_BL: Tensor) -> Tensor:
+        """The entries, each knowing of those that it sees; arguments as in `ListAttention`."""
+        x_BLD = x_BLD + self.dropout(self.attention(self.norm_attention(x_BLD), first_BLD, valid_BL))
+        added_BLD: Tensor = self.dropout(self.feed_forward(self.norm_forward(x_BLD)))
+        return x_BLD + added_BLD
+
+
+@final
+class LayerStack(nn.Module):
+    """Layers one upon the other, and a last norm.
+
+    Args:
+        layer: Makes one.
+        num_layers: How many the entries pass through; 0 leaves the norm.
+        width: D.
+        shares_layers: Whether they all are one, passed through so many times.
+
+    >>> from rankwell.models.attention import SelfAttention
+    >>> def layer():
+    ...     return PreNormLayer(SelfAttention(8, num_heads=2, is_causal=False), width=8, hidden=16, dropout=0.0)
+    >>> def num_parameters(stack):
+    ...     return sum(parameter.numel() for parameter in stack.parameters())
+    >>> [num_parameters(LayerStack(layer, n, width=8, shares_layers=shares)) for n, shares in ((1, False), (4, True))]
+    [608, 608]
+    """
+
+    def __init__(
+        self, layer: Callable[[], PreNormLayer], num_layers: int, *, width: int, shares_layers: bool = False
+    ) -> None:
+        super().__init__()
+        self._times = num_layers if shares_layers else 1
+        self.layers = nn.ModuleList(layer() for _ in range(min(num_layers, 1) if shares_layers else num_layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x_BLD: Tensor, valid_BL: Tensor) -> Tensor:
+        """B × L × D."""
+        first_BLD = x_BLD
+        for _ in range(self._times):
+            for layer in self.layers:
+                x_BLD = layer(x_BLD, first_BLD, valid_BL)
+        last_BLD: Tensor = self.norm(x_BLD)
+        return last_BLD
