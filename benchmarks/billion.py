@@ -241,14 +241,18 @@ class Run:
     def draw(self, path: Path, results: dict[str, dict[str, Any]]) -> None:
         """Speed, memory and held-out log loss against rows; the kill is a line."""
         lines = lines_of(self.progress, "members")
-        rows = [line["rows"] / 1e6 for line in lines]
         free = results["without members"]
         figure, (speed, memory, loss) = plt.subplots(3, 1, sharex=True, figsize=(8, 7), layout="constrained")
-        timed = [(row, line["rows_per_s"] / 1e3) for row, line in zip(rows, lines, strict=True) if line["rows_per_s"]]
-        speed.plot(*zip(*timed, strict=True), lw=0.8)
+        for start in sorted({line["start"] for line in lines}):  # each goes on a little before the one before ended
+            its = [line for line in lines if line["start"] == start]
+            timed = [(line["rows"] / 1e6, line["rows_per_s"] / 1e3) for line in its if line["rows_per_s"]]
+            speed.plot([row for row, _ in timed], [rate for _, rate in timed], lw=0.8, color="C0")
+            resident = [line["resident_bytes"] / 1e9 for line in its]
+            memory.plot([line["rows"] / 1e6 for line in its], resident, lw=1.2, color="C0")
         speed.set(ylabel="thousand rows a second", ylim=(0, None), title=_title(results["members"]))
-        memory.plot(rows, [line["resident_bytes"] / 2**30 for line in lines], ".", ms=2)
-        memory.set(ylabel="resident memory, GiB", ylim=(0, None))
+        memory.axhline(8, color="0.5", ls=":", label="limit")
+        memory.set(ylabel="resident memory, GB", ylim=(0, None))
+        memory.legend(fontsize="small", loc="lower right")
         of_piece = results["members"]["progressive_log_loss"]
         ends = [min(self.log.num_rows, (piece + 1) * self.log.piece_rows) / 1e6 for piece in range(len(of_piece))]
         loss.plot(ends, of_piece, label="with a row for each member, before learning from it")

@@ -222,9 +222,11 @@ class Store {
     void evict(uint32_t step) {
         if (shape_.max_age_steps != 0 && step >= shape_.max_age_steps) sweep(step);
         if (shape_.max_rows == 0) return;
-        const auto quota = uint32_t(shape_.max_rows / Index::num_shards);
-        for (int s = 0; s < Index::num_shards; ++s)
+        const auto most = uint32_t(shape_.max_rows / Index::num_shards);
+        for (int s = 0; s < Index::num_shards; ++s) {  // which fill alike: were all full at once, a step would wait for all
+            const uint32_t quota = most - most / 8 * uint32_t(s) / Index::num_shards;
             if (const uint32_t count = index_->count(s); count > quota) evict_rarest(s, count - (quota - quota / 8));
+        }
     }
 
     void sweep(uint32_t step) {

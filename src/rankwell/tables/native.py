@@ -103,7 +103,7 @@ def warn_if_absent() -> None:
     _warned = True
     warnings.warn(
         f"tables run without their compiled extension: {why_absent()}. Results are the same up to rounding; a step of "
-        "a table is 3 to 10 times slower;\n    what to do: where it could not be built, install a C++20 compiler "
+        "a table is 6 to 16 times slower;\n    what to do: where it could not be built, install a C++20 compiler "
         f"(GCC 11, Clang 14 or newer; on Debian: apt-get install g++), then run {_reinstall_command()}",
         RankwellWarning,
         stacklevel=3,

@@ -279,8 +279,9 @@ class PlainRows:
             turns = max(1, eviction.max_age_steps // 4)
             first, end = (turn * _NUM_SHARDS // turns for turn in (step % turns, step % turns + 1))
             self._evict_oldest(first, end, step - eviction.max_age_steps)
-        if eviction.max_rows is not None and len(self._slots) + len(self._waiting) > eviction.max_rows // _NUM_SHARDS:
-            self._evict_rarest(eviction.max_rows // _NUM_SHARDS)
+        most = (eviction.max_rows or 0) // _NUM_SHARDS
+        if most and len(self._slots) + len(self._waiting) > most - most // 8:
+            self._evict_rarest(most)
 
     def _entries(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
         """Ids, slots (0 for those waiting), and hashes, whose first ten bits are the shard."""
@@ -298,11 +299,13 @@ class PlainRows:
         self._waiting.update(tired)
         self._drop(np.concatenate([keys_U[old_U], np.array([k for k, left in tired if not left], np.int64)]), "age")
 
-    def _evict_rarest(self, quota: int) -> None:
+    def _evict_rarest(self, most: int) -> None:
         keys_U, slots_U, hashes_U = self._entries()
         shards_U = (hashes_U >> np.uint64(54)).astype(np.int64)
         sizes = np.bincount(shards_U, minlength=_NUM_SHARDS)
-        for shard in np.flatnonzero(sizes > quota):
+        quotas = most - most // 8 * np.arange(_NUM_SHARDS) // _NUM_SHARDS
+        for shard in np.flatnonzero(sizes > quotas):
+            quota = int(quotas[shard])
             here_U = np.flatnonzero(shards_U == shard)
             slots, keys = slots_U[here_U], keys_U[here_U]
             waited = [self._waiting.get(key, 0) for key in keys.tolist()]

@@ -23,8 +23,9 @@ class Eviction:
         max_age_steps: A row not lent for so many steps goes, at the latest a quarter later; None for no limit.
         max_rows: At most so many rows a named table after a step. Ids fall by their hash into 1,024 shards, and where
             one has more than its share, the eighth that was seen least goes (the longest ago among equals) and the
-            counts of the others are halved, so that what was popular once does not stay for ever. Ids that wait for
-            admission count. None for no limit.
+            counts of the others are halved, so that what was popular once does not stay for ever. Shares run from
+            7/8 of max_rows / 1,024 to all of it, so that shards come to this one after the other and no step waits for
+            all. Ids that wait for admission count. None for no limit.
 
     Raises:
         SchemaError: A limit is too low to work.
