@@ -97,7 +97,8 @@ class SelfAttention(SoftmaxAttention):
         if self.is_causal:
             seen_BQL = seen_BQL & (torch.arange(x_BLD.shape[1]) <= places_BQ.unsqueeze(2))
         likeness = query @ key.transpose(2, 3) * query.shape[3] ** -0.5
-        return likeness.masked_fill(~seen_BQL.unsqueeze(1), -torch.inf).softmax(3)
+        shares: Tensor = likeness.masked_fill(~seen_BQL.unsqueeze(1), -torch.inf).softmax(3)
+        return shares
 
 
 @final
@@ -132,7 +133,8 @@ class CrossAttention(nn.Module):
 
 def split_heads(x_BLD: Tensor, num_heads: int) -> Tensor:
     """B × J × L × D/J."""
-    return x_BLD.unflatten(2, (num_heads, -1)).transpose(1, 2)
+    num_lists, length, width = x_BLD.shape
+    return x_BLD.view(num_lists, length, num_heads, width // num_heads).transpose(1, 2)
 
 
 def check_heads(width: int, num_heads: int) -> None:

@@ -92,7 +92,8 @@ class FeatureColumns(IdColumns):
             for field in sequence.fields
             if isinstance(field, Categorical)
         )
-        self._history, self._events = (history, ()) if averages_history else ((), history)
+        self._history = history if averages_history else ()
+        self._events = () if averages_history else history
         tables = {*self.ids.table.values(), *(t for _, t, _ in self._bags), *(t for _, _, t in history)}
         self.specs = tuple(spec for name, spec in schema.table_specs().items() if name in tables)
         sides = [*self.ids.side.values(), *(on for _, _, on in self._bags), *("request" for _ in self._history)]

@@ -3,8 +3,9 @@
 Letters: R requests · C candidates, flat · H events, flat · T places of the longest history, the null event's included ·
 W row width · D model width · K candidates of one request.
 
-Source: Kang and McAuley 2018, "Self-attentive sequential recommendation", ICDM (causal, all positions); Xia et al. 2023,
-"TransAct", KDD, §3.3 (the last steps and the maximum); Zhou et al. 2018, "Deep interest network", KDD (a candidate asks).
+Source: Kang and McAuley 2018, "Self-attentive sequential recommendation", ICDM (causal, all positions); Xia et al.
+2023, "TransAct", KDD, §3.3 (the last steps and the maximum); Zhou et al. 2018, "Deep interest network for click-through
+rate prediction", KDD (a candidate asks).
 """
 
 from __future__ import annotations

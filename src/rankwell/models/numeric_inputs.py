@@ -187,8 +187,8 @@ class DistanceInputs(nn.Module):
 class EventInputs(nn.Module):
     """What is known of a sequence's events besides ids: their numerics, each through its transform, and their ages.
 
-    An age of t seconds becomes z = ln(1 + t), as z / 9 - 1 and as sin and cos of 2πz / period for periods from 36 down to
-    2.25: a layer over these tells a minute from an hour from a month, wherever the boundary lies.
+    An age of t seconds becomes z = ln(1 + t), as z / 9 - 1 and as sin and cos of 2πz / period for periods from 36 down
+    to 2.25: a layer over these tells a minute from an hour from a month, wherever the boundary lies.
 
     Args:
         schema: Declares the sequence.

@@ -40,7 +40,7 @@ class Padding:
 
     @property
     def valid_BL(self) -> Tensor:
-        """Bool, where an entry or a free place stands; the first place of a list always, so that a softmax is defined."""
+        """Bool, where an entry or a free place stands; a list's first place always, so that a softmax is defined."""
         return torch.arange(self.shape[1]) < (self.lengths_B + self.num_free).clamp(min=1).unsqueeze(1)
 
     @property
