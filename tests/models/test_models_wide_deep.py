@@ -123,10 +123,10 @@ def test_wide_and_deep_is_wide_plus_deep_plus_bias() -> None:
     inputs_CN = torch.cat(
         [
             rows_C[:, :4],
-            model.deep.on_candidate(features.candidates, 3),
-            model.deep.distances(features),
+            model.deep.inputs.on_candidate(features.candidates, 3),
+            model.deep.inputs.distances(features),
             rows_C[:, 4:],
-            model.deep.on_request(features.context, 1).expand(3, -1),
+            model.deep.inputs.on_request(features.context, 1).expand(3, -1),
         ],
         dim=1,
     )

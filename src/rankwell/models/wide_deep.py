@@ -14,10 +14,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rankwell.data.statistics import NumericStatistics
-from rankwell.models.embedding import CrossColumns, FeatureColumns, IdColumns, RowLookup, Rows
+from rankwell.models.embedding import CrossColumns, FeatureColumns, RowLookup, Rows
+from rankwell.models.inputs import DenseInputs, row_tables
 from rankwell.models.model import Model, ModelSettings
 from rankwell.models.numeric_inputs import DistanceInputs, NumericInputs
-from rankwell.schema import Schema, TableSpec
+from rankwell.schema import Schema
 from rankwell.tables.table import Table
 from rankwell.types import Encoded, Features
 
@@ -105,7 +106,7 @@ class WidePart(nn.Module):
         ):
             if columns.specs:
                 self.tables[part] = Table(
-                    _row_tables(columns),
+                    row_tables(columns.specs),
                     width=num_actions,
                     seed=seed,
                     init_scale=0.0,
@@ -140,29 +141,16 @@ class WidePart(nn.Module):
 
 @final
 class DeepPart(nn.Module):
-    """Rows and numeric inputs, concatenated, through hidden layers: linear, [batch norm], ReLU, [dropout].
-
-    Where a request and a candidate read one table (the jobs a member acted on, and the job offered), the product of
-    their rows, element by element, stands beside them: a layer over two rows side by side needs many examples to find
-    that they are alike, and over their product few.
-    """
+    """`DenseInputs`, concatenated, through hidden layers: linear, [batch norm], ReLU, [dropout]."""
 
     def __init__(self, schema: Schema, statistics: NumericStatistics, settings: DeepSettings, seed: int) -> None:
         super().__init__()
-        columns = FeatureColumns(schema, statistics)
-        table = Table(
-            _row_tables(columns), width=settings.width, seed=seed, init_scale=settings.init_scale,
-            admission=settings.admission, default_rate=settings.default_rate,
+        self.inputs = DenseInputs(
+            schema, statistics, width=settings.width, seed=seed, init_scale=settings.init_scale,
+            default_rate=settings.default_rate, admission=settings.admission, averages_history=True,
         )  # fmt: skip
-        self.tables: dict[str, Table] = {"deep": table} if columns.specs else {}
-        self.rows = RowLookup(columns, table)
-        self.on_request = NumericInputs(schema, statistics, "request")
-        self.on_candidate = NumericInputs(schema, statistics, "candidate")
-        self.distances = DistanceInputs(schema)
-        width = self.rows.request_width + self.rows.candidate_width
-        width += self.on_request.width + self.on_candidate.width + self.distances.width
-        self._matches, self._width = columns.matches, settings.width
-        width += len(self._matches) * self._width
+        self.tables: dict[str, Table] = {} if self.inputs.table is None else {"deep": self.inputs.table}
+        width = self.inputs.width
         layers: list[nn.Module] = []
         for hidden in settings.hidden:
             layers.append(nn.Linear(width, hidden))
@@ -177,24 +165,14 @@ class DeepPart(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """The last hidden layer, C × D."""
-        rows = self.rows(features)
-        parts = [rows.candidate_CW] if self.rows.candidate_width else []
-        if self.on_candidate.width:
-            parts.append(self.on_candidate(features.candidates, features.num_candidates))
-        if self.distances.width:
-            parts.append(self.distances(features))
-        request_parts = [rows.request_RW] if self.rows.request_width else []
-        if self.on_request.width:
-            request_parts.append(self.on_request(features.context, features.num_requests))
-        if request_parts:
-            request_CD = _side_by_side(request_parts)[features.request_C]
-            parts.append(request_CD)
-            parts += [self._block(request_CD, r) * self._block(rows.candidate_CW, c) for r, c in self._matches]
-        hidden_CD: Tensor = self.layers(_side_by_side(parts))
+        inputs = self.inputs(features)
+        parts = [inputs.candidate_CN]
+        if self.inputs.request_width:
+            parts.append(inputs.request_RN[features.request_C])
+        if self.inputs.match_width:
+            parts.append(inputs.match_CN)
+        hidden_CD: Tensor = self.layers(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
         return hidden_CD
-
-    def _block(self, rows: Tensor, index: int) -> Tensor:
-        return rows[:, index * self._width : (index + 1) * self._width]
 
 
 @final
@@ -301,11 +279,3 @@ class WideDeep(Model):
         hidden_CD, wide_CA = torch.split(encoded.candidate_CD, [self.deep.width, len(self.schema.actions)], dim=1)
         logits_CA: Tensor = self.last(hidden_CD) + wide_CA
         return logits_CA
-
-
-def _row_tables(columns: IdColumns) -> list[TableSpec]:
-    return [part for spec in columns.specs for part in spec.parts()]
-
-
-def _side_by_side(parts: list[Tensor]) -> Tensor:
-    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
