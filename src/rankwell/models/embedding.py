@@ -6,7 +6,7 @@ Letters: R requests · C candidates, flat · H history events, flat · U unique 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -23,7 +23,7 @@ from rankwell.tables.quotient_remainder import composed_rows, part_columns
 from rankwell.tables.table import Table
 from rankwell.types import Column, Features, Ragged
 
-__all__ = ["CrossColumns", "FeatureColumns", "IdColumns", "RowLookup", "Rows"]
+__all__ = ["CrossColumns", "FeatureColumns", "IdColumns", "RowLookup", "Rows", "list_means"]
 
 
 @final
@@ -69,7 +69,8 @@ class FeatureColumns(IdColumns):
     """Every id column but the crosses: categoricals, bucketed numerics, bags and the fields of sequences.
 
     `matches` are the pairs of a request's row block and a candidate's that come from one table: what the member did,
-    and what is offered now, in the same terms.
+    and what is offered now, in the same terms; `event_matches` are those of an event's blocks and a candidate's, by
+    sequence, where histories are not averaged.
 
     Args:
         schema: Declares them.
@@ -98,13 +99,12 @@ class FeatureColumns(IdColumns):
         self.specs = tuple(spec for name, spec in schema.table_specs().items() if name in tables)
         sides = [*self.ids.side.values(), *(on for _, _, on in self._bags), *("request" for _ in self._history)]
         self.num_blocks = {on: sides.count(on) for on in ("request", "candidate")}
-        blocks = {on: self._tables_of_blocks(on) for on in ("request", "candidate")}
-        self.matches = tuple(
-            (r, c)
-            for r, of_request in enumerate(blocks["request"])
-            for c, of_candidate in enumerate(blocks["candidate"])
-            if of_request == of_candidate
-        )
+        of_candidate = self._tables_of_blocks("candidate")
+        self.matches = _equal_pairs(self._tables_of_blocks("request"), of_candidate)
+        self.event_tables: dict[str, list[str]] = {}
+        for sequence, _, table in self._events:
+            self.event_tables.setdefault(sequence, []).append(table)
+        self.event_matches = {name: _equal_pairs(of, of_candidate) for name, of in self.event_tables.items()}
 
     def _tables_of_blocks(self, on: str) -> list[str]:
         single = [table for _, table in self._single[on]]
@@ -241,17 +241,22 @@ class RowLookup(nn.Module):
         sides = []
         for on, num_entries in (("candidate", features.num_candidates), ("request", features.num_requests)):
             parts = [next(lent)] if single[on] else []
-            parts += [_means(next(lent), offsets) for _, offsets in lists[on]]
+            parts += [list_means(next(lent), offsets) for _, offsets in lists[on]]
             sides.append(
                 torch.cat(parts, dim=1) if len(parts) > 1 else parts[0] if parts else torch.zeros(num_entries, 0)
             )
         return Rows(request_RW=sides[1], candidate_CW=sides[0], event_HW={name: next(lent) for name in events})
 
 
-def _means(rows_nW: Tensor, offsets: Tensor) -> Tensor:
+def list_means(rows_nW: Tensor, offsets: Tensor) -> Tensor:
+    """The mean row of each list, 0 for an empty one."""
     if len(rows_nW) == 0:
         return torch.zeros(len(offsets) - 1, rows_nW.shape[1])
     return embedding_bag(torch.arange(len(rows_nW)), rows_nW, offsets, mode="mean", include_last_offset=True)
+
+
+def _equal_pairs(ones: Sequence[str], others: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    return tuple((i, k) for i, one in enumerate(ones) for k, other in enumerate(others) if one == other)
 
 
 def _side_columns(features: Features, on: str) -> Mapping[str, Column]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rankwell.data.statistics import NumericStatistics
-from rankwell.models.embedding import FeatureColumns, RowLookup
+from rankwell.models.embedding import FeatureColumns, RowLookup, list_means
 from rankwell.models.numeric_inputs import DistanceInputs, NumericInputs
 from rankwell.schema import Schema, TableSpec
 from rankwell.tables.table import Table
@@ -31,7 +31,7 @@ class Inputs:
         candidate_CN: Rows, numerics and distances of each candidate.
         request_RN: Rows and numerics of each request.
         match_CN: For each pair of a request's rows and a candidate's from one table, their product, element by element.
-        event_HW: By sequence, the rows of its events, where histories are not averaged.
+        event_HW: By sequence, the rows of its events' fields, side by side, where they were asked for.
     """
 
     candidate_CN: Tensor
@@ -54,8 +54,8 @@ class DenseInputs(nn.Module):
         width: W.
         seed: Of the rows' start.
         init_scale, default_rate, admission: Of the rows; see `rankwell.tables.table.Table`.
-        averages_history: Whether each field of a sequence is one block of the request, the mean of its rows; else they
-            are given event by event.
+        gives_events: Whether the rows of events are given one by one, too. Their means count as rows of the request in
+            either case.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class DenseInputs(nn.Module):
         init_scale: float,
         default_rate: float,
         admission: int,
-        averages_history: bool,
+        gives_events: bool,
     ) -> None:
         super().__init__()
-        columns = FeatureColumns(schema, statistics, averages_history=averages_history)
+        columns = FeatureColumns(schema, statistics, averages_history=not gives_events)
         table = Table(
             row_tables(columns.specs), width=width, seed=seed, init_scale=init_scale, admission=admission,
             default_rate=default_rate,
@@ -81,10 +81,12 @@ class DenseInputs(nn.Module):
         self.on_request = NumericInputs(schema, statistics, "request")
         self.on_candidate = NumericInputs(schema, statistics, "candidate")
         self.distances = DistanceInputs(schema)
-        self._matches, self._row_width = columns.matches, width
+        self._matches, self._event_matches, self._row_width = columns.matches, columns.event_matches, width
+        num_means = sum(len(tables) for tables in columns.event_tables.values())
+        num_matches = len(columns.matches) + sum(len(pairs) for pairs in columns.event_matches.values())
         self.candidate_width: int = self.rows.candidate_width + self.on_candidate.width + self.distances.width
-        self.request_width: int = self.rows.request_width + self.on_request.width
-        self.match_width: int = len(columns.matches) * width
+        self.request_width: int = self.rows.request_width + self.on_request.width + num_means * width
+        self.match_width: int = num_matches * width
 
     @property
     def width(self) -> int:
@@ -102,10 +104,12 @@ class DenseInputs(nn.Module):
         request = [rows.request_RW] if self.rows.request_width else []
         if self.on_request.width:
             request.append(self.on_request(features.context, features.num_requests))
-        match = [
-            self._block(rows.request_RW, r)[features.request_C] * self._block(rows.candidate_CW, c)
-            for r, c in self._matches
-        ]
+        pairs = [(self._block(rows.request_RW, r), c) for r, c in self._matches]
+        for name, event_HW in rows.event_HW.items():
+            mean_RW = list_means(event_HW, features.history[name].offsets)
+            request.append(mean_RW)
+            pairs += [(self._block(mean_RW, f), c) for f, c in self._event_matches[name]]
+        match = [of_R[features.request_C] * self._block(rows.candidate_CW, c) for of_R, c in pairs]
         return Inputs(
             _side_by_side(candidate, features.num_candidates),
             _side_by_side(request, features.num_requests),

@@ -147,7 +147,7 @@ class DeepPart(nn.Module):
         super().__init__()
         self.inputs = DenseInputs(
             schema, statistics, width=settings.width, seed=seed, init_scale=settings.init_scale,
-            default_rate=settings.default_rate, admission=settings.admission, averages_history=True,
+            default_rate=settings.default_rate, admission=settings.admission, gives_events=False,
         )  # fmt: skip
         self.tables: dict[str, Table] = {} if self.inputs.table is None else {"deep": self.inputs.table}
         width = self.inputs.width
