@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import Tensor
 from training_example import JOBS, everything, jobs_table, same, without_times
 
 from rankwell.calibration.isotonic import fit_isotonic
@@ -27,7 +28,7 @@ from rankwell.schema import Action, Schema
 from rankwell.tables.adagrad import RowWiseAdaGrad
 from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.loop import LoopSettings
-from rankwell.training.objectives import PointwiseObjective
+from rankwell.training.objectives import ActionObjective, LossTerm, PointwiseObjective
 from rankwell.training.optimizers import OptimizerPlan
 from rankwell.training.predictions import Predictions
 from rankwell.training.recipe import LogPart, Recipe, read_recipe
@@ -150,6 +151,27 @@ def test_smoothing_and_its_inversion_go_together(smoothed: float, undone: float,
     )
     with pytest.raises(RecipeError, match=rf"another label smoothing.*\n.*label_smoothing to {smoothed}"):
         train(recipe, tmp_path, seed=0)
+
+
+def test_the_labels_of_all_actions_are_smoothed_alike(tmp_path: Path) -> None:
+    """A bundle has one ε: what is unsmoothed though it was not smoothed would be no log-odds."""
+    schema = JOBS.model_copy(update={"actions": (Action(name="click"), Action(name="apply"))})
+    smoothed = LossTerm("click", SmoothedBinaryCrossEntropy(0.1))
+
+    def with_terms(*terms: LossTerm) -> Recipe:
+        return recipe_of(schema, objective=lambda schema: ActionObjective(schema, terms), label_smoothing=0.1)
+
+    with pytest.raises(RecipeError, match=r"and \[0.0\] in the losses on 'apply'; allowed: one ε for all actions"):
+        train(with_terms(smoothed, LossTerm("apply")), tmp_path, seed=0)
+    with pytest.raises(RecipeError, match=r"and \[0.0, 0.1\] in the losses on 'click'"):  # half of each is ε = .05
+        train(with_terms(smoothed, LossTerm("click")), tmp_path, seed=0)
+
+    def of_order(logits_C: Tensor, labels_C: Tensor, *, request_C: Tensor, weights_C: Tensor) -> Tensor:
+        return logits_C.sum()
+
+    for terms in ((smoothed,), (smoothed, LossTerm("click", of_order)), (smoothed, LossTerm("apply", share=0.0))):
+        with pytest.raises(LogError):  # past the door: it looks for the log, which is not there
+            train(with_terms(*terms), tmp_path, seed=0)
 
 
 # --- the order of time -----------------------------------------------------------------------------------------------

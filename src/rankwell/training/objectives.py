@@ -8,7 +8,8 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Sequence
-from typing import final
+from dataclasses import dataclass
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,56 @@ from rankwell.losses.pointwise import binary_cross_entropy
 from rankwell.schema import Action, Schema
 from rankwell.types import Batch, Encoded
 
-__all__ = ["Objective", "PointwiseObjective", "binary_labels"]
+__all__ = ["ActionObjective", "LossTerm", "Objective", "PointwiseObjective", "binary_labels"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LossTerm:
+    """A loss on one action, and its share in an objective.
+
+    Args:
+        action: Whose logits and labels it sees.
+        loss: Any `Loss`; its setting, if it has one, shows in its `repr`.
+        share: What its sum is multiplied with, finite and ≥ 0; at 0 it is left out.
+        labels: What the loss takes for labels: "binary", 0 or 1, a grade counting from its threshold on; "grades", as
+            the log has them; or "gains", what `Action.gain_of` makes of the grades, as nDCG counts them. A binary
+            action's labels are its grades and its gains, too.
+
+    Raises:
+        RecipeError: The share is negative or not finite.
+
+    >>> LossTerm("click", share=0.5)
+    LossTerm(action='click', loss=binary_cross_entropy, share=0.5, labels='binary')
+    """
+
+    action: str
+    loss: Loss = binary_cross_entropy
+    share: float = 1.0
+    labels: Literal["binary", "grades", "gains"] = "binary"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.share) and self.share >= 0):
+            raise RecipeError(
+                f"the objective cannot use this share of action {self.action!r}", found=self.share,
+                allowed="finite, ≥ 0",
+            )  # fmt: skip
+
+    def __repr__(self) -> str:
+        # by name: a function's repr holds its address, and what is told apart by it is new in every process
+        return (
+            f"LossTerm(action={self.action!r}, loss={_name_of(self.loss)}, share={self.share}, labels={self.labels!r})"
+        )
+
+    def labels_of(self, action: Action, labels_C: Tensor) -> Tensor:
+        """What the loss takes for the labels of its action; NaN where they are NaN."""
+        match self.labels:
+            case "binary":
+                return binary_labels(action, labels_C)
+            case "grades":
+                return labels_C
+            case "gains":
+                return action.gain_of(labels_C)
 
 
 class Objective(nn.Module, abc.ABC):
@@ -28,6 +78,9 @@ class Objective(nn.Module, abc.ABC):
     It sees the targets, may own parameters, and is dropped at export. What sets two objectives of a kind apart shows in
     their `str` (by `extra_repr`): a training goes on from a checkpoint only under an objective of the same `str`.
     """
+
+    terms: tuple[LossTerm, ...] = ()
+    """The losses that it is known to sum, so that a recipe can be held to the label smoothing in them."""
 
     @abc.abstractmethod
     def forward(self, encoded: Encoded, logits_CA: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -41,10 +94,48 @@ class Objective(nn.Module, abc.ABC):
 
 
 @final
-class PointwiseObjective(Objective):
-    """Σ over actions of share · loss(logits, labels), over what was observed.
+class ActionObjective(Objective):
+    """Σ over terms of share · loss(logits, labels), over what was observed: each action with losses of its own.
 
     The count is Σ weights_C over the candidates that count: those of which some action that has a share was observed.
+    A candidate whose label a term's action lacks is absent from that term, and from its lists.
+
+    Args:
+        schema: Declares the actions.
+        terms: By default one a action, binary cross-entropy with share 1; an action may have several, or none.
+
+    Raises:
+        RecipeError: No term has a share above 0.
+        SchemaError: A term is about an action that the schema doesn't declare.
+
+    >>> from rankwell.losses.pointwise import SmoothedBinaryCrossEntropy
+    >>> schema = Schema(actions=(Action(name="click"), Action(name="share")), features=())
+    >>> ActionObjective(schema, (LossTerm("click"), LossTerm("share", SmoothedBinaryCrossEntropy(0.1), 0.2)))
+    ActionObjective(
+      LossTerm(action='click', loss=binary_cross_entropy, share=1.0, labels='binary')
+      LossTerm(action='share', loss=SmoothedBinaryCrossEntropy(epsilon=0.1), share=0.2, labels='binary')
+    )
+    """
+
+    def __init__(self, schema: Schema, terms: Sequence[LossTerm] | None = None) -> None:
+        super().__init__()
+        self._schema = schema
+        self.terms = tuple(terms) if terms is not None else tuple(LossTerm(action.name) for action in schema.actions)
+        _check_terms(self.terms, schema)
+
+    def forward(self, encoded: Encoded, logits_CA: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        return _summed(self.terms, self._schema, logits_CA, batch)
+
+    def extra_repr(self) -> str:
+        """The terms, one a line."""
+        return "\n".join(map(repr, self.terms))
+
+
+@final
+class PointwiseObjective(Objective):
+    """`ActionObjective` with one loss for all actions, on binary labels.
+
     So with one action the loop minimises the mean loss of the observed labels, and a candidate of which nothing is
     known is as good as absent.
 
@@ -64,41 +155,25 @@ class PointwiseObjective(Objective):
         self, schema: Schema, loss: Loss = binary_cross_entropy, shares: Sequence[float] | None = None
     ) -> None:
         super().__init__()
-        self._actions, self.loss = schema.actions, loss
-        self._shares = tuple(shares) if shares is not None else (1.0,) * len(schema.actions)
-        if len(self._shares) != len(schema.actions):
+        shares = tuple(shares) if shares is not None else (1.0,) * len(schema.actions)
+        if len(shares) != len(schema.actions):
             raise RecipeError(
                 "shares of the objective and actions of the schema differ in number",
-                found=len(self._shares),
+                found=len(shares),
                 allowed=len(schema.actions),
             )
-        if not all(math.isfinite(share) and share >= 0 for share in self._shares) or not any(self._shares):
-            raise RecipeError(
-                "the objective cannot use these shares", found=self._shares, allowed="finite, ≥ 0, not all of them 0"
-            )
+        self._schema, self._shares, self._loss = schema, shares, loss
+        pairs = zip(schema.actions, shares, strict=True)
+        self.terms = tuple(LossTerm(action.name, loss, share) for action, share in pairs)
+        _check_terms(self.terms, schema)
 
     def forward(self, encoded: Encoded, logits_CA: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """See the class."""
-        targets, request_C = batch.targets, batch.features.request_C
-        losses: list[Tensor] = []
-        counts: list[Tensor] = []
-        # unbind, because the backward of one unbind is one stack, and that of each indexed column a block of zeros
-        columns_C = (column_CA.unbind(1) for column_CA in (logits_CA, targets.labels_CA, targets.observed_CA))
-        columns = zip(self._actions, self._shares, *columns_C, strict=True)
-        for action, share, logits_C, labels_C, observed_C in columns:
-            if share:
-                weights_C = targets.weights_C * observed_C
-                labels_C = binary_labels(action, labels_C)
-                loss = self.loss(logits_C, labels_C, request_C=request_C, weights_C=weights_C)
-                losses.append(loss if share == 1 else share * loss)
-                counts.append(weights_C)
-        if len(losses) == 1:
-            return losses[0], counts[0].sum()
-        return torch.stack(losses).sum(), torch.stack(counts).amax(0).sum()
+        return _summed(self.terms, self._schema, logits_CA, batch)
 
     def extra_repr(self) -> str:
         """The loss and the shares."""
-        return f"loss={getattr(self.loss, '__qualname__', self.loss)}, shares={self._shares}"
+        return f"loss={_name_of(self._loss)}, shares={self._shares}"
 
 
 def binary_labels(action: Action, labels_C: Tensor) -> Tensor:
@@ -117,3 +192,35 @@ def binary_labels(action: Action, labels_C: Tensor) -> Tensor:
     if action.threshold is None:
         return labels_C
     return torch.where(labels_C.isnan(), labels_C, (labels_C >= action.threshold).to(labels_C.dtype))
+
+
+def _check_terms(terms: Sequence[LossTerm], schema: Schema) -> None:
+    for term in terms:
+        schema.action_index(term.action)
+    if not any(term.share for term in terms):
+        raise RecipeError(
+            "the objective has nothing to minimise", found=list(terms), allowed="a term whose share is above 0"
+        )
+
+
+def _summed(terms: Sequence[LossTerm], schema: Schema, logits_CA: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    targets, request_C = batch.targets, batch.features.request_C
+    # unbind, because the backward of one unbind is one stack, and that of each indexed column a block of zeros
+    columns_CA = (logits_CA, targets.labels_CA, targets.observed_CA)
+    logits, labels, observed = (column_CA.unbind(1) for column_CA in columns_CA)
+    losses: list[Tensor] = []
+    weights: dict[int, Tensor] = {}
+    for term in terms:
+        if term.share:
+            index = schema.action_index(term.action)
+            if index not in weights:
+                weights[index] = targets.weights_C * observed[index]
+            labels_C = term.labels_of(schema.actions[index], labels[index])
+            loss = term.loss(logits[index], labels_C, request_C=request_C, weights_C=weights[index])
+            losses.append(loss if term.share == 1 else term.share * loss)
+    total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+    return total, torch.stack(list(weights.values())).amax(0).sum()
+
+
+def _name_of(loss: Loss) -> str:
+    return getattr(loss, "__qualname__", repr(loss))

@@ -22,12 +22,12 @@ from rankwell.errors import CalibrationError, RecipeError
 from rankwell.evaluation.report import Evaluation, evaluate
 from rankwell.evaluation.sample import Floats
 from rankwell.losses.label_smoothing import undo_label_smoothing
-from rankwell.losses.pointwise import SmoothedBinaryCrossEntropy
+from rankwell.losses.pointwise import SmoothedBinaryCrossEntropy, binary_cross_entropy
 from rankwell.models.model import Model
 from rankwell.schema import Schema
 from rankwell.training.history import TrainingHistory
 from rankwell.training.loop import StepReport, fit
-from rankwell.training.objectives import Objective, PointwiseObjective
+from rankwell.training.objectives import Objective
 from rankwell.training.optimizers import PlannedGroup
 from rankwell.training.predictions import Predictions, predict
 from rankwell.training.recipe import FitCalibrator, Recipe
@@ -216,14 +216,24 @@ def judge(
 
 
 def _check_smoothing(objective: Objective, recipe: Recipe) -> None:
-    loss = objective.loss if isinstance(objective, PointwiseObjective) else None
-    epsilon = loss.epsilon if isinstance(loss, SmoothedBinaryCrossEntropy) else 0.0
-    if loss is not None and epsilon != recipe.label_smoothing:
-        raise RecipeError(
-            f"recipe {recipe.name!r} undoes another label smoothing than its loss does",
-            found=f"label_smoothing={recipe.label_smoothing}, loss={loss}",
-            do=f"set the recipe's label_smoothing to {epsilon}",
-        )
+    """Refuse logits that are unsmoothed by another ε than they were smoothed with; a recipe has one for all actions."""
+    epsilons: dict[str, set[float]] = {}
+    for term in objective.terms:
+        if term.share:
+            of_action = epsilons.setdefault(term.action, set())
+            if isinstance(term.loss, SmoothedBinaryCrossEntropy):
+                of_action.add(term.loss.epsilon)
+            elif term.loss is binary_cross_entropy:
+                of_action.add(0.0)
+    for action, found in epsilons.items():
+        found = found or {0.0}  # nothing but losses of the order, which smooth no labels
+        if found != {recipe.label_smoothing}:
+            raise RecipeError(
+                f"recipe {recipe.name!r} undoes another label smoothing than its loss does",
+                found=f"label_smoothing={recipe.label_smoothing}, and {sorted(found)} in the losses on {action!r}",
+                allowed="one ε for all actions",
+                do=f"set the recipe's label_smoothing to {max(found)}, and that of the losses on every action",
+            )
 
 
 class _Stopwatch:
