@@ -11,12 +11,12 @@ from torch import Tensor
 
 from every_kind_log import EVERY_KIND
 from rankwell.errors import SchemaError
-from rankwell.models.head_gates import StaticGates
+from rankwell.models.head_gates import SegmentGates, StaticGates
 from rankwell.models.head_watch import HeadWatch, Near, SameValue
 from rankwell.models.layers import LayerStack, PreNormLayer
 from rankwell.models.list_attention import LinearAttention
 from rankwell.models.padding import Padding
-from rankwell.models.specialised_attention import LearnedHead, SpecialisedAttention
+from rankwell.models.specialised_attention import LearnedHead, SpecialisedAttention, routed
 from rankwell.types import Ragged
 
 WIDTH = 4
@@ -136,6 +136,26 @@ def test_layers_without_maps_are_counted_and_left_out() -> None:
     assert [name for name in seen.tensors() if name.endswith("maps")] == ["list.1.maps"]
     stack(padding.pad(entries()), padding.valid_BL)  # nothing is watched any longer
     assert len(seen.tensors()["list.request"]) == 4
+
+
+def test_gates_are_those_of_each_list_s_segment() -> None:
+    stack, gates = layers(), SegmentGates(2, num_segments=2)
+    gates.own.data = torch.tensor([[-1.0, 0.0], [0.0, 2.0]])
+    for layer in stack.layers:
+        layer.attention.gates = gates
+    seen, padding, segment_B = SAME.begin("list", {"title": TITLES}), Padding(OFFSETS), torch.tensor([1, 0, 7, 1])
+    with routed(stack, segment_B), seen.over(stack, padding, request_B=torch.arange(4)):
+        stack(padding.pad(entries()), padding.valid_BL)
+    for index in range(2):
+        assert torch.equal(seen.tensors()[f"list.{index}.gates"], gates.chances(segment_B))
+
+
+def test_under_bfloat16_maps_stay_shares() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        attention = watched(SAME, [[0, 1, 2, 3]])
+    exact = watched(SAME, [[0, 1, 2, 3]])
+    torch.testing.assert_close(attention["list.1.maps"].float(), exact["list.1.maps"], rtol=0, atol=0.02)
+    torch.testing.assert_close(attention["list.1.maps"].float().sum(3), torch.ones(4, 2, 4), rtol=0, atol=0.01)
 
 
 def test_no_entries_at_all_are_no_error() -> None:
