@@ -243,7 +243,7 @@ class RankedList:
 
     Args:
         item_ids: int64 of K.
-        probabilities: float64 of K, calibrated, in (0, 1).
+        probabilities: float64 of K, calibrated, in (0, 1), of the action that is ranked for.
         utilities: float64 of K, what the list is sorted by.
         propensities: float64 of K, the marginal probability that this policy puts the item at this position.
     """

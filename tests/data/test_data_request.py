@@ -72,6 +72,17 @@ def test_strings_are_hashed_as_in_a_log():
     assert batch.audit.request_ids_R.tolist() == hash_strings(pa.array(["r"])).to_pylist()
 
 
+@pytest.mark.parametrize("wrong", [["5", "6"], [5, None], [5, -6], [5.0, 6.0], [True, False], [5, 2**63], [[5], [6]]])
+def test_what_is_no_bid(wrong):
+    """A string least of all: an id's hash would be money."""
+    schema = SMALL.model_copy(update={"bid": "bid_micros"})
+    candidates = {"job": [4, 5], "pay": [1.5, 2.5]}
+    bids = batch_from_request(small(candidates=candidates | {"bid_micros": [5, 0]}), schema).audit.columns["bid_micros"]
+    assert bids.tolist() == [5, 0]
+    with pytest.raises(RequestError, match=r"candidates\['bid_micros'\] is no bid.*micros, 0 or more"):
+        batch_from_request(small(candidates=candidates | {"bid_micros": wrong}), schema)
+
+
 def test_the_member_may_be_a_feature():
     schema = SMALL.model_copy(
         update={"features": (*SMALL.features, Categorical(name="member", column="member_id", on="request"))}

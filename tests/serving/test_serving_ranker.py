@@ -24,6 +24,7 @@ from rankwell.data.request import batch_from_request
 from rankwell.errors import BundleError, RequestError, SchemaError
 from rankwell.models.wide_deep import Logistic
 from rankwell.ranking.policies import greedy
+from rankwell.ranking.utility import Utility
 from rankwell.serving.bundle import Bundle, write_bundle
 from rankwell.serving.ranker import Ranker
 from rankwell.types import Impression, RankedList
@@ -229,6 +230,77 @@ def test_each_action_has_its_own_list() -> None:
     assert RANKER.action == "click"
     with pytest.raises(SchemaError, match=r"no action 'buy' in the schema; found: \['click', 'apply'\]"):
         Ranker(BUNDLE, action="buy")
+
+
+# --- the utility
+
+
+def test_the_probability_of_the_action_is_its_own_utility() -> None:
+    plain = request(plain_candidates(40))
+    for action in ("click", "apply"):
+        by_default = Ranker(BUNDLE, action=action).rank(plain)
+        declared = Ranker(BUNDLE, action=action, utility=Utility(values={action: 1.0})).rank(plain)
+        assert torch.equal(declared.ranked.item_ids, by_default.ranked.item_ids)
+        assert torch.equal(declared.ranked.utilities, by_default.ranked.utilities)
+        assert declared.impressions == by_default.impressions
+
+
+@given(CANDIDATES, st.randoms(use_true_random=False))
+@FEW
+def test_a_list_is_sorted_by_its_utility_and_carries_the_probability(candidates: list[Candidate], random: Any) -> None:
+    ranker = Ranker(BUNDLE, utility=Utility(values={"click": 1.0, "apply": 20.0}))
+    ranked = ranker.rank(request(candidates)).ranked
+    assert ranked.utilities.tolist() == sorted(ranked.utilities.tolist(), reverse=True)
+    _, probabilities_CA = ranker.probabilities(batch_from_request(request(candidates), example.SCHEMA))
+    row = {candidate[0]: c for c, candidate in enumerate(candidates)}
+    p_KA = probabilities_CA[[row[item] for item in ranked.item_ids.tolist()]]
+    torch.testing.assert_close(ranked.probabilities, p_KA[:, 0], rtol=1e-5, atol=0)
+    torch.testing.assert_close(ranked.utilities, p_KA[:, 0] + 20 * p_KA[:, 1], rtol=1e-5, atol=0)
+    random.shuffle(candidates)
+    again = ranker.rank(request(candidates)).ranked
+    assert torch.equal(again.item_ids, ranked.item_ids)
+    assert torch.equal(again.utilities, ranked.utilities)
+
+
+def test_bids_go_with_their_candidates() -> None:
+    schema = example.SCHEMA.model_copy(update={"bid": "bid_micros"})
+    model = example.trained(Logistic(schema, example.STATISTICS, seed=1))
+    bundle = replace(BUNDLE, model=model)
+    candidates = plain_candidates(30)[::-1]
+    plain = request(candidates)
+    bids = {item: (item * 7919) % 1000 * 1000 for item, *_ in candidates}
+    plain["candidates"]["bid_micros"] = [bids[item] for item, *_ in candidates]
+    by_bid = Ranker(bundle, action="apply", utility=Utility(values={"apply": 100_000}, bid_on="click"))
+    ranked = by_bid.rank(plain).ranked
+    of_click, of_apply = (
+        dict(zip(one.item_ids.tolist(), one.probabilities.tolist(), strict=True))
+        for one in (Ranker(bundle, action=action).rank(plain).ranked for action in ("click", "apply"))
+    )
+    worth = {item: bids[item] * of_click[item] + 100_000 * of_apply[item] for item in bids}
+    assert ranked.item_ids.tolist() == sorted(worth, key=lambda item: -worth[item])
+    assert ranked.utilities.tolist() == pytest.approx(sorted(worth.values(), reverse=True), rel=1e-12)
+    assert ranked.probabilities.tolist() == [of_apply[item] for item in ranked.item_ids.tolist()]
+    del plain["candidates"]["bid_micros"]
+    with pytest.raises(RequestError, match="without a bid have no utility"):
+        by_bid.rank(plain)
+
+
+def test_equal_utilities_are_told_apart_by_the_logit_of_the_action() -> None:
+    flat = Isotonic(torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))  # every p is one half
+    model = example.trained(Logistic(example.SCHEMA, example.STATISTICS, seed=1))
+    bundle = Bundle(model=model, calibrators={"click": flat, "apply": flat}, created_us=0)
+    plain = request(plain_candidates(30))
+    for action in ("click", "apply"):
+        ranked = Ranker(bundle, action=action, utility=Utility(values={"click": 2.0, "apply": 1.0})).rank(plain).ranked
+        assert ranked.utilities.unique().tolist() == [1.5]
+        assert torch.equal(ranked.item_ids, Ranker(bundle, action=action).rank(plain).ranked.item_ids)
+
+
+def test_a_utility_that_does_not_fit_is_refused_before_any_request() -> None:
+    with pytest.raises(SchemaError, match="no action 'buy'"):
+        Ranker(BUNDLE, utility=Utility(values={"buy": 1.0}))
+    with pytest.raises(SchemaError, match="names no column of bids"):
+        Ranker(BUNDLE, utility=Utility(bid_on="click"))
 
 
 # --- the ranker

@@ -101,7 +101,7 @@ def batch_from_request(request: Mapping[str, Any], schema: Schema, *, key: Pseud
         place = f"candidates[{schema.bid!r}]"
         bids = _entries(given_candidates[schema.bid], place)
         _check_length(len(bids), num_candidates, place, first_list)
-        audited[schema.bid] = torch.from_numpy(_ids(bids, place, missing_allowed=False))
+        audited[schema.bid] = torch.from_numpy(_bids(bids, place))
     history = {sequence.name: _events(request, sequence, schema, time_us) for sequence in schema.sequences}
     item = candidates[schema.item] if schema.item is not None else None
     given_id = request.get("request_id")
@@ -319,6 +319,21 @@ def _holds_truth_values(values: Any) -> bool:
     if isinstance(values, np.ndarray | Tensor):
         return _array(values).dtype.kind == "b"
     return any(kind in (bool, np.bool_) for kind in set(map(type, values)))
+
+
+def _bids(values: Any, place: str) -> Ints:
+    if len(values) == 0:
+        return np.zeros(0, np.int64)
+    array = _array(values)
+    is_whole = array.ndim == 1 and array.dtype.kind in "iu" and not _holds_truth_values(values)
+    if not is_whole or array.min() < 0 or array.max() > 2**63 - 1:  # no string either: as an id it would be hashed
+        raise RequestError(
+            f"{place} is no bid",
+            found=values,
+            allowed="integers: micros, 0 or more",
+            do="give a bid for every candidate, 0 where there is none",
+        )
+    return array.astype(np.int64)
 
 
 def _ids(values: Any, place: str, *, missing_allowed: bool) -> Ints:

@@ -41,7 +41,7 @@ class Policy(Protocol):
             item_ids_K: int64, distinct.
             utilities_K: float64, what the list is ranked by; no NaN.
             logits_K: Natural log-odds; they break ties that a calibrator's flat pieces leave in the utilities.
-            probabilities_K: float64, calibrated, in (0, 1); they are passed on into the list.
+            probabilities_K: float64, calibrated, in (0, 1), of one action; they are passed on into the list.
             length: How many to rank, ≥ 1; with fewer candidates, all of them.
             seed: Of this request's draws; a policy without chance doesn't look at it.
 

@@ -21,6 +21,7 @@ from rankwell.data.request import batch_from_request
 from rankwell.errors import RequestError, SchemaError
 from rankwell.losses.label_smoothing import undo_label_smoothing
 from rankwell.ranking.policies import Policy, greedy
+from rankwell.ranking.utility import Utility
 from rankwell.schema import Schema
 from rankwell.serving.bundle import Bundle, read_bundle
 from rankwell.tables.hashing import mix64
@@ -45,14 +46,16 @@ class Ranking:
 
 @final
 class Ranker:
-    """Ranks the candidates of a request by the calibrated probability of an action.
+    """Ranks the candidates of a request by a utility: by default the calibrated probability of an action.
 
-    The way of a request: logits → label smoothing undone → calibrator → probability = utility → policy. Several threads
-    may ask at once.
+    The way of a request: logits → label smoothing undone → calibrators → probabilities → utility → policy. Several
+    threads may ask at once.
 
     Args:
         bundle: A bundle, or the path of one. Its model is put into eval mode.
-        action: The action to rank for; by default the schema's first.
+        action: The action to rank for; by default the schema's first. Its probability is what a list and its
+            impressions carry, whatever they are sorted by, and its logit is what tells equal utilities apart.
+        utility: What the list is sorted by; by default the probability of `action`.
         policy: Makes the list.
         max_candidates: A request with more is refused; at least 1.
         seed: Of the policy's draws, together with the request's id.
@@ -61,7 +64,7 @@ class Ranker:
 
     Raises:
         BundleError: The path holds no whole bundle.
-        SchemaError: The schema has no such action.
+        SchemaError: The schema has no such action, or the utility doesn't fit it.
         RequestError: `max_candidates` is below 1: no request could be ranked.
 
     >>> from rankwell.calibration.platt import Platt
@@ -84,6 +87,7 @@ class Ranker:
         bundle: Bundle | str | Path,
         *,
         action: str | None = None,
+        utility: Utility | None = None,
         policy: Policy = greedy,
         max_candidates: int = 2_000,
         seed: int = 0,
@@ -95,6 +99,9 @@ class Ranker:
         self.bundle.model.eval()
         self._actions = tuple(action.name for action in self.schema.actions)
         self._ranked_for = 0 if action is None else self.schema.action_index(action)
+        if utility is not None:
+            utility.check(self.schema)
+        self.utility = utility
         self._policy, self._max_candidates, self._seed = policy, max_candidates, seed
         self._key = key
 
@@ -119,8 +126,8 @@ class Ranker:
             length: How many to rank; by default all candidates.
 
         Raises:
-            RequestError: No candidates or too many, an item that stands twice, a length below 1, a raw member id, or a
-                column that is not as the schema says.
+            RequestError: No candidates or too many, an item that stands twice, a length below 1, a raw member id, a
+                column that is not as the schema says, or no bids where the utility has a bid in it.
             SchemaError: The schema doesn't say which column is the item.
         """
         if self.schema.item is None:
@@ -136,12 +143,21 @@ class Ranker:
             )  # fmt: skip
         item_ids_K, order_K = batch.audit.item_ids_C.sort()
         features = _reordered(batch.features, order_K)
-        logits_K = self._raw_logits(features)[:, self._ranked_for]
+        logits_KA = self._raw_logits(features)
+        logits_K = logits_KA[:, self._ranked_for]
         probabilities_K = self._calibrated(self._unsmoothed(logits_K), self._ranked_for)
+        utilities_K = probabilities_K
+        if self.utility is not None:
+            bids_C = batch.audit.columns.get(self.schema.bid) if self.schema.bid is not None else None
+            utilities_K = self.utility.utilities_C(
+                self._all_calibrated(self._unsmoothed(logits_KA)),
+                None if bids_C is None else bids_C[order_K],
+                schema=self.schema,
+            )
         request_id = int(batch.audit.request_ids_R[0])
         ranked = self._policy(
             item_ids_K,
-            probabilities_K,
+            utilities_K,
             logits_K=logits_K,  # the model's own: undoing label smoothing makes ties at its ends
             probabilities_K=probabilities_K,
             length=num_candidates if length is None else length,
@@ -157,8 +173,7 @@ class Ranker:
             order of the schema's actions.
         """
         logits_CA = self._unsmoothed(self._raw_logits(batch.features))
-        columns = [self._calibrated(logits_CA[:, a], a) for a in range(len(self._actions))]
-        return logits_CA, torch.stack(columns, dim=1)
+        return logits_CA, self._all_calibrated(logits_CA)
 
     def _raw_logits(self, features: Features) -> Tensor:
         # nothing made in inference mode leaves the ranker: a caller could neither change it nor fit on it
@@ -168,6 +183,9 @@ class Ranker:
 
     def _unsmoothed(self, logits: Tensor) -> Tensor:
         return undo_label_smoothing(logits, self.bundle.label_smoothing)
+
+    def _all_calibrated(self, logits_CA: Tensor) -> Tensor:
+        return torch.stack([self._calibrated(logits_CA[:, a], a) for a in range(len(self._actions))], dim=1)
 
     def _calibrated(self, logits_C: Tensor, a: int) -> Tensor:
         segments_CS = torch.empty(len(logits_C), 0, dtype=torch.int64)
