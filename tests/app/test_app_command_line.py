@@ -54,6 +54,12 @@ def test_demo_leaves_a_report_a_bundle_and_its_numbers(demo: Path) -> None:
     numbers = json.loads((demo / "numbers.json").read_text())
     assert 0.2 < numbers["Wide & Deep/calibrated/log_loss"] < 0.4
     assert numbers["Wide & Deep/calibrated/bayes_log_loss"] < numbers["Wide & Deep/calibrated/log_loss"]
+    assert "Right for every action?" in page
+    for action in ("like", "share", "apply"):
+        of_action = "Wide & Deep/calibrated/" + action
+        assert numbers[f"{of_action}/mean_observed"] < numbers["Wide & Deep/calibrated/mean_observed"]
+        assert numbers[f"{of_action}/auc"] > 0.55
+        assert numbers[f"{of_action}/calibration_ratio_low"] < 1.3
     impressions = json.loads((demo / "impressions.json").read_text())
     assert [row["position"] for row in impressions] == list(range(1, len(impressions) + 1))
 
@@ -81,8 +87,10 @@ def test_train_writes_a_bundle_and_mean_and_sd_over_seeds(demo: Path) -> None:
         "train", RECIPE, "--data", demo / "data", "--out", demo / "trained", "--seeds", 2, "--json", demo / "seeds.json"
     )
     assert "2 seeds" in text
+    assert "every action" in text
     numbers = json.loads((demo / "seeds.json").read_text())
     assert numbers["calibrated/auc/sd"] > 0
+    assert numbers["calibrated/share/auc/sd"] > 0
     assert (demo / "trained" / "manifest.json").is_file()
     assert not list(demo.glob(".trained.checkpoints*"))
 

@@ -225,3 +225,25 @@ def test_a_table_of_the_undefined_can_be_shown() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(evaluation.table())
     assert "undefined" in console.export_text()
+
+
+def test_ndcg_counts_gains_and_nothing_else_does() -> None:
+    log = drawn_log()
+    gains_C = np.random.default_rng(1).choice([0.0, 1.0, 3.0, 7.0], 600) * (log.q_C > 0.2)
+
+    def with_gains(gains_C: np.ndarray | None) -> Evaluation:
+        return evaluate(log.p_C, None, log.y_C, log.w_C, request_C=log.request_C, gains_C=gains_C)
+
+    plain, graded = with_gains(None), with_gains(gains_C)
+    for k in (5, 10):
+        assert graded.ndcg[k] == ndcg_at_k(log.p_C, gains_C, log.w_C, request_C=log.request_C, k=k)
+        assert graded.ndcg[k] != plain.ndcg[k] == with_gains(log.y_C).ndcg[k]
+    assert dataclasses.replace(graded, ndcg={}).to_json() == dataclasses.replace(plain, ndcg={}).to_json()
+    broken_by_logit = evaluate(
+        np.full(600, 0.5), np.log(log.q_C), log.y_C, np.ones(600), request_C=log.request_C, gains_C=gains_C
+    )
+    assert broken_by_logit.ndcg[5] == ndcg_at_k(log.q_C, gains_C, np.ones(600), request_C=log.request_C, k=5)
+    with pytest.raises(MetricError, match="gains_C"):
+        with_gains(-gains_C)
+    with pytest.raises(MetricError, match="gains_C"):
+        with_gains(gains_C[1:])

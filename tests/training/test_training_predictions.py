@@ -74,6 +74,16 @@ def test_every_column_in_the_logs_order(num_requests: int, log: RequestLog) -> N
         "gender": [1, 1, 2, 1, 1, 1],
         "agency": [0, 1, 1, 0, 0, 1],
     }
+    assert {name: column.tolist() for name, column in predictions.gains.items()} == {"stars": [0, 31, 7, 3, 15, 0]}
+
+
+def test_gains_are_the_declared_ones() -> None:
+    stars = SCHEMA.actions[1].model_copy(update={"gains": (0.0, 0.5, 1.0, 2.0, 4.0, 9.0)})
+    schema = SCHEMA.model_copy(update={"actions": (stars, SCHEMA.actions[0])})
+    predictions = predict(Logistic(schema, drawing_model(jobs_log(9, 0)).statistics, seed=0),
+                          batches_of(log_from_table(TABLE, schema, layout="requests"), 2))  # fmt: skip
+    assert predictions.gains["stars"].tolist() == [0, 9, 2, 1, 4, 0]
+    assert predictions.labels_CA[:, 0].tolist() == [0, 1, 1, 0, 1, 0]
 
 
 def test_of_action_keeps_what_was_observed(log: RequestLog) -> None:
@@ -120,15 +130,16 @@ def test_no_batches_no_predictions(log: RequestLog) -> None:
     predictions = predict(model_of(log), [], ("town",))
     assert len(predictions) == 0
     assert predictions.logits_CA.shape == predictions.labels_CA.shape == (0, 2)
-    assert predictions.segments["town"].shape == (0,)
+    assert predictions.segments["town"].shape == predictions.gains["stars"].shape == (0,)
     assert [len(column) for column in predict_action(model_of(log), [], 0)] == [0, 0, 0]
 
 
 def test_predictions_are_plain_tensors(log: RequestLog) -> None:
     """Not those of inference mode, which autograd refuses."""
     predictions = predict(model_of(log), batches_of(log, 3), ("town",))
-    columns = [getattr(predictions, name) for name in Predictions.__slots__ if name != "segments"]
-    assert not any(column.is_inference() for column in (*columns, predictions.segments["town"]))
+    columns = [getattr(predictions, name) for name in Predictions.__slots__ if name not in ("segments", "gains")]
+    columns += [predictions.segments["town"], predictions.gains["stars"]]
+    assert not any(column.is_inference() for column in columns)
     assert not any(column.is_inference() for column in predict_action(model_of(log), batches_of(log, 3), 0))
 
 

@@ -22,6 +22,7 @@ from rankwell.calibration.platt import fit_platt
 from rankwell.data.split import PARTS, HashSplit, Part, TimeSplit, WholeLog
 from rankwell.data.statistics import NumericStatistics
 from rankwell.errors import CalibrationError, LeakError, LogError, RecipeError
+from rankwell.evaluation.ranking_quality import ndcg_at_k
 from rankwell.losses.pointwise import SmoothedBinaryCrossEntropy
 from rankwell.models.wide_deep import Logistic
 from rankwell.schema import Action, Schema
@@ -30,7 +31,7 @@ from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.loop import LoopSettings
 from rankwell.training.objectives import ActionObjective, LossTerm, PointwiseObjective
 from rankwell.training.optimizers import OptimizerPlan
-from rankwell.training.predictions import Predictions
+from rankwell.training.predictions import Predictions, predict
 from rankwell.training.recipe import LogPart, Recipe, read_recipe
 from rankwell.training.trained import calibrate, judge, train
 
@@ -350,3 +351,40 @@ def test_judging_without_the_calibrator(data: tuple[Path, dict[int, float]]) -> 
     model = recipe.build(statistics, 0)
     with pytest.raises(RecipeError, match=r"no calibrator for action 'click' of recipe 'jobs'; found: \['apply'\]"):
         judge(recipe, model, {"apply": fit_platt}, folder)  # type: ignore[dict-item]
+
+
+def test_every_action_is_judged_by_its_own_calibrator_and_its_own_labels(tmp_path: Path) -> None:
+    """The second action is graded, rarer, known of some rows only, and ranked within requests by its gains."""
+    rng = np.random.default_rng(4)
+    table, true_C = jobs_table(24_000, 5)
+    grades_C = rng.binomial(3, 0.8 * true_C)
+    known_C = rng.random(24_000) < 0.8
+    stars = pa.array(grades_C.astype(np.int8), mask=~known_C)
+    table = table.append_column("stars", stars).append_column("stars_observed", pa.array(known_C))
+    pq.write_table(table.append_column("request_id", pa.array(np.arange(24_000) // 6)), tmp_path / "log.parquet")
+    actions = (Action(name="click"), Action(name="stars", kind="graded", threshold=3, gains=(0, 1, 2, 10)))
+    recipe = recipe_of(JOBS.model_copy(update={"actions": actions, "request_id": "request_id"}), segments=("job",))
+    trained = train(recipe, tmp_path, seed=0)
+    judgement = judge(recipe, trained.model, trained.calibrators, tmp_path)
+    assert list(judgement.others) == ["stars"]
+    found, of_clicks = judgement.others["stars"], judgement.calibrated
+    assert found.num_candidates < 0.9 * of_clicks.num_candidates
+    assert found.mean_observed == pytest.approx(np.mean((0.8 * true_C) ** 3), rel=0.25)
+    assert found.calibration_ratio_interval.contains(1.0)
+    assert of_clicks.calibration_ratio_interval.contains(1.0)
+    assert found.segments == {}
+    assert len(of_clicks.segments["job"]) > 0
+
+    predictions = predict(trained.model, recipe.batches("test", tmp_path, seed=None))
+    logits_C, _, weights_C, mask_C = predictions.of_action(1)
+    p_C = trained.calibrators["stars"](logits_C.double(), torch.zeros(len(logits_C), 0, dtype=torch.int64))
+    gains_C, request_C = predictions.gains["stars"][mask_C], predictions.request_C[mask_C]
+    assert found.ndcg[5] == pytest.approx(ndcg_at_k(p_C, gains_C, weights_C, request_C=request_C, k=5), rel=1e-9)
+
+    numbers = judgement.numbers("test/")
+    assert numbers["test/calibrated/stars/auc"] == found.auc
+    assert numbers["test/calibrated/auc"] == of_clicks.auc
+    assert numbers["test/raw/auc"] == judgement.raw.auc
+    assert not any(name.startswith("test/raw/stars") for name in numbers)
+    with pytest.raises(RecipeError, match="no calibrator for action 'stars'"):
+        judge(recipe, trained.model, {"click": trained.calibrators["click"]}, tmp_path)

@@ -20,7 +20,7 @@ from rankwell import __version__
 from rankwell.app.plan_table import plan_printer
 from rankwell.app.progress import progress_of_simulation, progress_of_training
 from rankwell.app.report import ExampleCandidate, ExampleRequest, ModelResult, ReportData, write_report
-from rankwell.app.run import bundle_of
+from rankwell.app.run import action_table, bundle_of, by_action
 from rankwell.data.replay import request_of_batch
 from rankwell.data.writer import impressions_table
 from rankwell.schema import Schema
@@ -72,8 +72,9 @@ def demonstrate(out: Path, *, num_requests: int, seed: int, console: Console) ->
         with clock.stage("evaluate"):
             judged = judge(recipe, trained.model, trained.calibrators, out / "data", truth=truth)
         models.append(ModelResult(kind.name, judged.raw, judged.calibrated, trained.history))
-        numbers |= judged.raw.numbers(f"{kind.name}/raw/") | judged.calibrated.numbers(f"{kind.name}/calibrated/")
+        numbers |= judged.numbers(f"{kind.name}/")
         console.print(judged.calibrated.table(f"{kind.name}, test, calibrated"))
+        console.print(action_table(by_action(recipe, judged), f"{kind.name}, test, calibrated, every action"))
 
     with clock.stage("bundle"):
         write_bundle(bundle_of(trained, recipe, judged), out / "bundle")
@@ -87,6 +88,7 @@ def demonstrate(out: Path, *, num_requests: int, seed: int, console: Console) ->
             "known, calibrated on later requests and tested on still later ones.",
             models=tuple(models),
             headline=WIDE_DEEP.name,
+            by_action=by_action(recipe, judged),
             stage_seconds=clock.seconds,
             example=example,
             provenance={"rankwell": __version__, "seed": str(seed), "requests": f"{num_requests:,}",

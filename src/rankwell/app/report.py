@@ -17,6 +17,7 @@ from rankwell.app.comparison import ModelResult, comparison_rows
 from rankwell.app.figures import MOST_SEGMENTS, reliability_figure, segment_figure, stage_figure, training_figure
 from rankwell.app.verdict import LARGEST_ECE, RATIO_BOUNDS, verdict_of
 from rankwell.errors import RecipeError
+from rankwell.evaluation.report import Evaluation
 
 __all__ = ["ExampleCandidate", "ExampleRequest", "ModelResult", "ReportData", "render_report", "write_report"]
 
@@ -79,6 +80,8 @@ class ReportData:
         models: Evaluated on the same rows of the test split; in the order of the comparison.
         headline: The name of the model that verdict, reliability curve and segments are about.
         actions: What is predicted, in the plural.
+        by_action: The headline model's calibrated probabilities of every action, by its name; shown where there are
+            two or more.
         stage_seconds: Stage to its wall time, in the order they ran.
         example: A ranked list; None where there is none to show.
         provenance: Versions, seeds, sizes, settings: name to text.
@@ -91,6 +94,7 @@ class ReportData:
     models: tuple[ModelResult, ...]
     headline: str
     actions: str = "clicks"
+    by_action: Mapping[str, Evaluation] = field(default_factory=dict)
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     example: ExampleRequest | None = None
     provenance: Mapping[str, str] = field(default_factory=dict)

@@ -12,8 +12,10 @@ from typing import final
 import pyarrow.parquet as pq
 from rich.table import Table
 
+from rankwell.app.number_format import number
 from rankwell.app.report import ModelResult, ReportData, write_report
 from rankwell.evaluation.intervals import MeanAndSd, mean_and_sd
+from rankwell.evaluation.report import Evaluation
 from rankwell.serving.bundle import Bundle, write_bundle
 from rankwell.simulation.recipe import true_clicks
 from rankwell.simulation.truth import read_truth
@@ -24,7 +26,7 @@ from rankwell.training.recipe import Recipe
 from rankwell.training.resumed import Resumed
 from rankwell.training.trained import Judgement, Trained, TrueProbabilities, judge, train
 
-__all__ = ["EvaluatedRun", "bundle_of", "evaluate_run", "report_run", "train_runs"]
+__all__ = ["EvaluatedRun", "action_table", "bundle_of", "by_action", "evaluate_run", "report_run", "train_runs"]
 
 _SHOWN = ("auc", "log_loss", "debiased_ece", "ece", "calibration_ratio")
 
@@ -70,12 +72,13 @@ def train_runs(
     for folder in checkpoints.values():
         Checkpoints(folder, {}).clear()
     numbers: dict[str, float] = {}
-    for stage, evaluations in _stages(judgements).items():
-        for name in evaluations[0]:
-            summary = _over_seeds([evaluation[name] for evaluation in evaluations])
-            numbers[f"{stage}/{name}/mean"], numbers[f"{stage}/{name}/sd"] = summary.mean, summary.sd
-    return EvaluatedRun((_summary(recipe, judgements), judgements[0].calibrated.table(_title(recipe, seeds[0]))),
-                        recipe.notes, numbers)  # fmt: skip
+    of_seeds = [judgement.numbers() for judgement in judgements]
+    for name in of_seeds[0]:
+        summary = _over_seeds([found[name] for found in of_seeds])
+        numbers[f"{name}/mean"], numbers[f"{name}/sd"] = summary.mean, summary.sd
+    first, title = judgements[0], f"{recipe.name}, test, calibrated, seed {seeds[0]}"
+    tables = (_summary(recipe, judgements), first.calibrated.table(title), *_further_actions(recipe, first, title))
+    return EvaluatedRun(tables, recipe.notes, numbers)
 
 
 def evaluate_run(bundle: Bundle, recipe: Recipe, data: Path) -> EvaluatedRun:
@@ -83,8 +86,10 @@ def evaluate_run(bundle: Bundle, recipe: Recipe, data: Path) -> EvaluatedRun:
     judgement = _judged(bundle, recipe, data)
     calibrated = judgement.calibrated
     segments = tuple(calibrated.segment_table(name) for name in calibrated.segments)
-    tables = (_summary(recipe, [judgement]), calibrated.table(f"{recipe.name}, test, calibrated"), *segments)
-    return EvaluatedRun(tables, recipe.notes, {**judgement.raw.numbers("raw/"), **calibrated.numbers("calibrated/")})
+    title = f"{recipe.name}, test, calibrated"
+    further = _further_actions(recipe, judgement, title)
+    tables = (_summary(recipe, [judgement]), calibrated.table(title), *further, *segments)
+    return EvaluatedRun(tables, recipe.notes, judgement.numbers())
 
 
 def report_run(bundle: Bundle, recipe: Recipe, data: Path, out: Path) -> Path:
@@ -97,6 +102,7 @@ def report_run(bundle: Bundle, recipe: Recipe, data: Path, out: Path) -> Path:
             subtitle=f"A {name} ranker on the test split of {recipe.name}.",
             models=(ModelResult(name, judgement.raw, judgement.calibrated),),
             headline=name,
+            by_action=by_action(recipe, judgement),
             provenance={key: str(value) for key, value in bundle.provenance.items()},
             notes=(recipe.notes,) if recipe.notes else (),
         ),
@@ -129,7 +135,7 @@ def bundle_of(trained: Trained, recipe: Recipe, judgement: Judgement) -> Bundle:
         model=trained.model,
         calibrators=trained.calibrators,
         created_us=time.time_ns() // 1000,
-        metrics={**judgement.raw.numbers("test/raw/"), **judgement.calibrated.numbers("test/calibrated/")},
+        metrics=judgement.numbers("test/"),
         provenance={
             "recipe": recipe.name,
             "seed": trained.seed,
@@ -161,6 +167,36 @@ def _summary(recipe: Recipe, judgements: Sequence[Judgement]) -> Table:
     return table
 
 
+def by_action(recipe: Recipe, judgement: Judgement) -> dict[str, Evaluation]:
+    """The calibrated evaluation of every action, the first one first."""
+    return {recipe.schema.actions[0].name: judgement.calibrated, **judgement.others}
+
+
+def action_table(evaluations: Mapping[str, Evaluation], title: str) -> Table:
+    """A line an action: what it is worth after calibration, and how sure that is."""
+    table = Table(title=title)
+    table.add_column("action")
+    for heading in ("positives", "mean label", "AUC", "log loss (nats)", "ECE (a true model's)", "calibration ratio"):
+        table.add_column(heading, justify="right")
+    for action, found in evaluations.items():
+        interval = found.calibration_ratio_interval
+        table.add_row(
+            action,
+            f"{found.num_positives:,}",
+            number(found.mean_observed, 5),
+            number(found.auc, 4),
+            number(found.log_loss, 5),
+            f"{number(found.ece, 5)} ({number(found.ece_null.mean, 5)})",
+            f"{number(found.calibration_ratio, 3)} [{number(interval.low, 3)}, {number(interval.high, 3)}]",
+        )
+    return table
+
+
+def _further_actions(recipe: Recipe, judgement: Judgement, title: str) -> tuple[Table, ...]:
+    evaluations = by_action(recipe, judgement)
+    return (action_table(evaluations, f"{title}, every action"),) if len(evaluations) > 1 else ()
+
+
 def _stages(judgements: Sequence[Judgement]) -> dict[str, list[dict[str, float]]]:
     return {
         "raw": [judgement.raw.numbers() for judgement in judgements],
@@ -174,7 +210,3 @@ def _over_seeds(values: Sequence[float]) -> MeanAndSd:
 
 def _mean_and_sd_shown(summary: MeanAndSd) -> str:
     return f"{summary.mean:.4f} ± {summary.sd:.4f}" if summary.count > 1 else f"{summary.mean:.4f}"
-
-
-def _title(recipe: Recipe, seed: int) -> str:
-    return f"{recipe.name}, test, calibrated, seed {seed}"

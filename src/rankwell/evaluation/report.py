@@ -76,7 +76,7 @@ class Evaluation:
         log_loss: Nats.
         normalized_entropy: Log loss by that of the mean label.
         brier: Mean squared distance.
-        ndcg: nDCG@k by k; empty without a request of two candidates.
+        ndcg: nDCG@k by k, of gains where they were given; empty without a request of two candidates.
         mrr: MRR by k; empty without a request of two candidates.
         ece: Over bins of equal mass.
         debiased_ece: Less what chance adds.
@@ -262,6 +262,7 @@ def evaluate(
     weights_C: Column,
     *,
     request_C: Column | None,
+    gains_C: Column | None = None,
     segments: Mapping[str, Column] | None = None,
     true_probabilities_C: Column | None = None,
     member_C: Column | None = None,
@@ -284,6 +285,7 @@ def evaluate(
         weights_C: At least 0.
         request_C: The request of each candidate; None leaves out what is within requests. It is left out too where no
             request has two candidates: one candidate has no order.
+        gains_C: What nDCG counts, at least 0; by default the labels.
         segments: Segment columns by name: integers, booleans or strings.
         true_probabilities_C: What a simulator knows.
         member_C: The member of each candidate, for the GAUC within members.
@@ -315,7 +317,8 @@ def evaluate(
     members = None if member_C is None else sample.groups("member_C", member_C)
     has_lists = requests is not None and len(requests) < len(sample)
     lists = Ties.within(requests, ordered.ranks_C) if requests is not None and has_lists else None
-    best = Ties.within(requests, Ties.of(sample.labels_C).ranks_C) if requests is not None and has_lists else None
+    graded = sample if gains_C is None else Sample.with_gains(probabilities_C, gains_C, weights_C)
+    best = Ties.within(requests, Ties.of(graded.labels_C).ranks_C) if requests is not None and has_lists else None
     bins = Bins.of(sample, sample.ties, num_bins)
     positions = [check_whole_number("k", number, at_least=1) for number in k]
     return Evaluation(
@@ -333,7 +336,7 @@ def evaluate(
         brier=brier_of(sample),
         ndcg={}
         if lists is None or best is None
-        else {number: ndcg_of(ordered, lists, best, number) for number in positions},
+        else {number: ndcg_of(graded, lists, best, number) for number in positions},
         mrr={} if lists is None else {number: mrr_of(ordered, lists, number) for number in positions},
         ece=ece_of(bins),
         debiased_ece=debiased_ece_of(bins),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, final
 
 import numpy as np
@@ -36,6 +36,7 @@ class Predictions:
         request_ids_C: int64, the log's request ids.
         item_ids_C: int64.
         segments: Column name to its values, C each.
+        gains: Graded action to the gain of each candidate's grade, float32 of C; NaN where not observed.
     """
 
     logits_CA: Tensor
@@ -45,6 +46,7 @@ class Predictions:
     request_ids_C: Tensor
     item_ids_C: Tensor
     segments: dict[str, Tensor]
+    gains: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.weights_C)
@@ -82,9 +84,12 @@ def predict(model: Model, batches: Iterable[Batch], segments: Sequence[str] = ()
 
     Raises:
         SchemaError: A segment is no column of the batches, or a list.
+        LogError: A grade has no gain.
     """
     columns: dict[str, list[Tensor]] = {name: [] for name in _COLUMNS}
     carried: dict[str, list[Tensor]] = {name: [] for name in segments}
+    graded = {a: action for a, action in enumerate(model.schema.actions) if action.kind == "graded"}
+    gains: dict[str, list[Tensor]] = {action.name: [] for action in graded.values()}
     num_requests = 0
     with _in_eval_mode(model):
         for batch in batches:
@@ -97,6 +102,8 @@ def predict(model: Model, batches: Iterable[Batch], segments: Sequence[str] = ()
             columns["item_ids_C"].append(audit.item_ids_C)
             for name, values in carried.items():
                 values.append(batch.column_C(name))
+            for a, action in graded.items():
+                gains[action.name].append(action.gain_of(batch.targets.labels_CA[:, a]))
             num_requests += features.num_requests
     num_actions = len(model.schema.actions)
     return Predictions(
@@ -107,6 +114,7 @@ def predict(model: Model, batches: Iterable[Batch], segments: Sequence[str] = ()
         request_ids_C=_joined(columns["request_ids_C"], _NO_IDS),
         item_ids_C=_joined(columns["item_ids_C"], _NO_IDS),
         segments={name: _joined(values, _NO_IDS) for name, values in carried.items()},
+        gains={name: _joined(values, torch.empty(0)) for name, values in gains.items()},
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
@@ -62,10 +62,28 @@ class Trained:
 @final
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The first action on one split: logits at their word, and calibrated."""
+    """What a model is worth on one split.
+
+    Args:
+        raw: The first action, logits taken at their word.
+        calibrated: The first action, calibrated.
+        others: The further actions by name, calibrated; without segments.
+    """
 
     raw: Evaluation
     calibrated: Evaluation
+    others: Mapping[str, Evaluation] = field(default_factory=dict)
+
+    def numbers(self, prefix: str = "") -> dict[str, float]:
+        """All numbers as one flat dict: ``raw/…``, ``calibrated/…``, and ``calibrated/<action>/…`` of the others.
+
+        Args:
+            prefix: Put before each name.
+        """
+        numbers = self.raw.numbers(f"{prefix}raw/") | self.calibrated.numbers(f"{prefix}calibrated/")
+        for action, evaluation in self.others.items():
+            numbers |= evaluation.numbers(f"{prefix}calibrated/{action}/")
+        return numbers
 
 
 def train(
@@ -171,10 +189,12 @@ def judge(
     part: Part = "test",
     truth: TrueProbabilities | None = None,
 ) -> Judgement:
-    """Evaluate the first action on one split, before and after calibration.
+    """Evaluate every action on one split after calibration, and the first one before it, too.
+
+    nDCG counts a graded action by its gains; all else counts it as 1 from its threshold on.
 
     Args:
-        recipe: Says where the split is, and by which segments to report.
+        recipe: Says where the split is, and by which segments to report the first action.
         model: Gives the logits.
         calibrators: By action.
         data: The folder that the recipe's logs stand in.
@@ -183,36 +203,38 @@ def judge(
 
     Raises:
         LogError: The log is not there, or doesn't keep its schema.
-        RecipeError: There is no calibrator for the first action.
+        RecipeError: There is no calibrator for an action.
         MetricError: Predictions or labels cannot be evaluated.
     """
-    action = recipe.schema.actions[0].name
-    if action not in calibrators:
-        raise RecipeError(
-            f"no calibrator for action {action!r} of recipe {recipe.name!r}",
-            found=sorted(calibrators),
-            do="judge with the recipe that the calibrators were fitted by",
-        )
-    batches = recipe.batches(part, data, seed=None)
-    predictions = predict(model, batches, recipe.segments)
-    logits_C, labels_C, weights_C, known_C = predictions.of_action(0)
-    logits_C = undo_label_smoothing(logits_C, recipe.label_smoothing)
-    true_C = truth(predictions)[known_C] if truth is not None else None
-    kinds = (Uncalibrated(), calibrators[action])
-    raw, calibrated = (
-        evaluate(
-            kind(logits_C, _no_segments(len(logits_C))),
+    actions = [action.name for action in recipe.schema.actions]
+    for action in actions:
+        if action not in calibrators:
+            raise RecipeError(
+                f"no calibrator for action {action!r} of recipe {recipe.name!r}",
+                found=sorted(calibrators),
+                do="judge with the recipe that the calibrators were fitted by",
+            )
+    predictions = predict(model, recipe.batches(part, data, seed=None), recipe.segments)
+
+    def judged(index: int, calibrator: Calibrator) -> Evaluation:
+        logits_C, labels_C, weights_C, known_C = predictions.of_action(index)
+        logits_C = undo_label_smoothing(logits_C, recipe.label_smoothing)
+        gains_C = predictions.gains.get(actions[index])
+        segments = predictions.segments if index == 0 else {}
+        return evaluate(
+            calibrator(logits_C, _no_segments(len(logits_C))),
             logits_C,
             labels_C,
             weights_C,
             request_C=predictions.request_C[known_C],
-            segments={name: column[known_C].numpy() for name, column in predictions.segments.items()},
-            true_probabilities_C=true_C,
+            gains_C=None if gains_C is None else gains_C[known_C],
+            segments={name: column[known_C].numpy() for name, column in segments.items()},
+            true_probabilities_C=truth(predictions)[known_C] if truth is not None and index == 0 else None,
             seed=0,
         )
-        for kind in kinds
-    )
-    return Judgement(raw, calibrated)
+
+    first, *others = (judged(index, calibrators[action]) for index, action in enumerate(actions))
+    return Judgement(judged(0, Uncalibrated()), first, dict(zip(actions[1:], others, strict=True)))
 
 
 def _check_smoothing(objective: Objective, recipe: Recipe) -> None:
