@@ -176,18 +176,17 @@ def action_table(evaluations: Mapping[str, Evaluation], title: str) -> Table:
     """A line an action: what it is worth after calibration, and how sure that is."""
     table = Table(title=title)
     table.add_column("action")
-    for heading in ("positives", "mean label", "AUC", "log loss (nats)", "ECE (a true model's)", "calibration ratio"):
-        table.add_column(heading, justify="right")
+    for heading in ("happened", "AUC", "log loss", "ECE (by chance)", "predicted/observed"):
+        table.add_column(heading, justify="right")  # 80 columns in all
     for action, found in evaluations.items():
         interval = found.calibration_ratio_interval
         table.add_row(
             action,
             f"{found.num_positives:,}",
-            number(found.mean_observed, 5),
             number(found.auc, 4),
-            number(found.log_loss, 5),
-            f"{number(found.ece, 5)} ({number(found.ece_null.mean, 5)})",
-            f"{number(found.calibration_ratio, 3)} [{number(interval.low, 3)}, {number(interval.high, 3)}]",
+            number(found.log_loss, 4),
+            f"{number(found.ece, 4)} ({number(found.ece_null.mean, 4)})",
+            f"{number(found.calibration_ratio, 2)} [{number(interval.low, 2)}, {number(interval.high, 2)}]",
         )
     return table
 
