@@ -109,7 +109,7 @@ def _with_targets(features: Features, labels_CA: Tensor) -> Batch:
 def measure(given: argparse.Namespace) -> Findings:
     """Both in turns."""
     schema = schema_of(given.events)
-    settings = TransformerSettings(history=HistorySettings(width=64, num_layers=given.layers, num_heads=4))
+    settings = TransformerSettings(history=HistorySettings(width=64, num_layers=given.layers, num_heads=4), list=None)
 
     def stepper() -> Stepper:
         model = RankingTransformer(schema, NumericStatistics(), settings, seed=0)

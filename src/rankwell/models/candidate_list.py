@@ -9,17 +9,23 @@ Vaswani et al. 2017, "Attention is all you need", NeurIPS, §3.5 (sinusoids).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Annotated, Final, Literal, Self, final
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from rankwell.errors import RecipeError, RequestError, SchemaError
+from rankwell.models.head_gates import SegmentGateSettings
+from rankwell.models.head_watch import WatchedLayers
 from rankwell.models.layers import LayerStack, PreNormLayer
 from rankwell.models.list_attention import AttentionSettings, FullSettings, LocalSettings, make_list_attention
 from rankwell.models.padding import Padding
-from rankwell.schema import Numeric, Schema
+from rankwell.models.specialised_attention import SpecialisedSettings, routed, without_closed_heads
+from rankwell.schema import Categorical, Numeric, Schema
 from rankwell.schema.transforms import Declaration
 from rankwell.types import Features
 
@@ -35,7 +41,7 @@ class ListSettings(Declaration):
     """How the candidates of a request see each other.
 
     Args:
-        attention: Who sees whom, and how: `FullSettings`, `LocalSettings` or `LinearSettings`.
+        attention: Who sees whom, and how: `FullSettings`, `LocalSettings`, `LinearSettings` or `SpecialisedSettings`.
         num_layers: How many layers.
         feed_forward: Width inside each layer's feed-forward, in widths.
         dropout: Of the inputs, and of what each layer adds.
@@ -86,9 +92,12 @@ class ListEncoder(nn.Module):
         schema: Declares the rank.
         settings: See `ListSettings`.
         width: D.
+        layout: The width of each group of features that candidates bring, from coordinate 0 on, side by side; what is
+            known of a candidate's place in the initial list stands beyond. By default there are no groups.
 
     Raises:
-        SchemaError: The rank is no numeric feature of candidates.
+        SchemaError: The rank is no numeric feature of candidates, the gates' segment no categorical of requests, or a
+            head is of a group that is not there.
         RecipeError: The width cannot be shared among the heads.
 
     >>> from rankwell.schema import Action, Categorical
@@ -100,18 +109,22 @@ class ListEncoder(nn.Module):
 
     waves: Tensor | None
 
-    def __init__(self, schema: Schema, settings: ListSettings, *, width: int) -> None:
+    def __init__(
+        self, schema: Schema, settings: ListSettings, *, width: int, layout: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__()
         if settings.rank is not None:
             _check_rank(schema, settings.rank)
         self.rank, self.max_candidates = settings.rank, settings.max_candidates
-        most, encoding = settings.max_candidates, settings.rank_encoding
-        self.place = nn.Parameter(torch.randn(most, width) * 0.02) if encoding == "learned" else None
-        self.register_buffer("waves", _waves(most, width) if encoding == "sinusoidal" else None, persistent=False)
+        self.segment = _segment_of_gates(schema, settings.attention)
+        self._grouped = sum((layout or {}).values())
+        most, encoding, free = settings.max_candidates, settings.rank_encoding, width - self._grouped
+        self.place = nn.Parameter(torch.randn(most, free) * 0.02) if encoding == "learned" else None
+        self.register_buffer("waves", _waves(most, free) if encoding == "sinusoidal" else None, persistent=False)
         self.dropout = nn.Dropout(settings.dropout)
         self.layers = LayerStack(
             lambda: PreNormLayer(
-                make_list_attention(settings.attention, width),
+                make_list_attention(settings.attention, width, layout),
                 width=width, hidden=settings.feed_forward * width, dropout=settings.dropout,
             ),
             settings.num_layers, width=width, shares_layers=settings.shares_layers,
@@ -125,13 +138,42 @@ class ListEncoder(nn.Module):
         assert isinstance(rank_C, Tensor)  # of a numeric
         return rank_C
 
-    def forward(self, x_CD: Tensor, offsets: Tensor, rank_C: Tensor | None) -> Tensor:
+    def segments(self, features: Features) -> Tensor | None:
+        """The segment of each request that its gates depend on; None where they depend on none."""
+        if self.segment is None:
+            return None
+        segment_R = features.context[self.segment]
+        assert isinstance(segment_R, Tensor)  # of a categorical
+        return segment_R
+
+    def pruned(self, segment: int | None = None) -> ListEncoder:
+        """A copy without gates and without the heads that they close, equal in eval mode: what is exported.
+
+        Args:
+            segment: Where gates depend on one: equal in that segment alone; None is for segments that nothing is known
+                of.
+        """
+        encoder = without_closed_heads(self, segment)
+        assert isinstance(encoder, ListEncoder)
+        encoder.segment = None
+        return encoder
+
+    def forward(
+        self,
+        x_CD: Tensor,
+        offsets: Tensor,
+        rank_C: Tensor | None,
+        segment_R: Tensor | None = None,
+        watched: WatchedLayers | None = None,
+    ) -> Tensor:
         """C × D, in the order of `x_CD`.
 
         Args:
             x_CD: The candidates.
             offsets: int64 of R + 1.
             rank_C: What `rank_values` gives.
+            segment_R: What `segments` gives.
+            watched: Told what the heads attend to.
 
         Raises:
             RequestError: A request has more candidates than the settings allow.
@@ -144,18 +186,25 @@ class ListEncoder(nn.Module):
         order_C = torch.arange(len(x_CD)) if rank_C is None else _best_first(lengths_R, rank_C)
         came_from, encoded = [], []
         for takes_R in _like_lengths(lengths_R):
-            rows = order_C[takes_R.repeat_interleave(lengths_R)]
-            came_from.append(rows)
-            encoded.append(self._encoded(x_CD[rows], lengths_R[takes_R]))
+            lengths_B = lengths_R[takes_R]
+            padding = Padding(torch.cat([lengths_B.new_zeros(1), lengths_B.cumsum(0)]))
+            entry_n = order_C[takes_R.repeat_interleave(lengths_R)]
+            with ExitStack() as stack:
+                if segment_R is not None:
+                    stack.enter_context(routed(self.layers, segment_R[takes_R]))
+                if watched is not None:
+                    request_B = takes_R.nonzero().flatten()
+                    stack.enter_context(watched.over(self.layers, padding, request_B=request_B, entry_n=entry_n))
+                encoded.append(self._encoded(x_CD[entry_n], padding))
+            came_from.append(entry_n)
         x_CD = torch.cat(encoded)
         return torch.empty_like(x_CD).index_copy(0, torch.cat(came_from), x_CD)
 
-    def _encoded(self, x_nD: Tensor, lengths_B: Tensor) -> Tensor:
-        padding = Padding(torch.cat([lengths_B.new_zeros(1), lengths_B.cumsum(0)]))
+    def _encoded(self, x_nD: Tensor, padding: Padding) -> Tensor:
         x_BLD = padding.pad(x_nD)
         place = self.waves if self.place is None else self.place
         if place is not None:
-            x_BLD = x_BLD + place[: x_BLD.shape[1]]
+            x_BLD = x_BLD + pad(place[: x_BLD.shape[1]], (self._grouped, 0))
         return padding.unpad(self.layers(self.dropout(x_BLD), padding.valid_BL))
 
     def _check(self, lengths_R: Tensor, rank_C: Tensor | None) -> None:
@@ -183,6 +232,19 @@ def _check_rank(schema: Schema, rank: str) -> None:
             f"rank {rank!r} cannot order candidates", found=found, allowed=allowed,
             do="name a numeric feature of candidates, or declare one",
         )  # fmt: skip
+
+
+def _segment_of_gates(schema: Schema, attention: AttentionSettings) -> str | None:
+    if not isinstance(attention, SpecialisedSettings) or not isinstance(attention.gates, SegmentGateSettings):
+        return None
+    name = attention.gates.segment
+    known = [f.name for f in schema.visible_features if isinstance(f, Categorical) and f.on == "request"]
+    if name not in known:
+        raise SchemaError(
+            f"gates cannot depend on segment {name!r}", found="no categorical feature of requests", allowed=known,
+            do="name a categorical feature of requests, or declare one",
+        )  # fmt: skip
+    return name
 
 
 def _waves(length: int, width: int) -> Tensor:

@@ -106,6 +106,10 @@ class FeatureColumns(IdColumns):
             self.event_tables.setdefault(sequence, []).append(table)
         self.event_matches = {name: _equal_pairs(of, of_candidate) for name, of in self.event_tables.items()}
 
+    def names_of_candidate_blocks(self) -> list[str]:
+        """The features whose rows stand side by side in `Rows.candidate_CW`, in that order."""
+        return [name for name, _ in self._single["candidate"]] + [n for n, _, on in self._bags if on == "candidate"]
+
     def _tables_of_blocks(self, on: str) -> list[str]:
         single = [table for _, table in self._single[on]]
         bags = [table for _, table, side in self._bags if side == on]

@@ -155,6 +155,13 @@ class HeadWatch(Declaration):
         """
         return WatchedLayers(self, stack, columns)
 
+    def of(self, schema: Schema, sequence: str) -> HeadWatch:
+        """The same over the events of a sequence: of the relations those that its fields have."""
+        fields = [field for of in schema.sequences if of.name == sequence for field in of.fields]
+        known = {field.name for field in fields if isinstance(field, Categorical)}
+        kept = tuple(r for r in self.relations if isinstance(r, SameValue) and r.feature in known)
+        return self.model_copy(update={"relations": kept})
+
     def check(self, schema: Schema, sequence: str | None = None) -> None:
         """Refuse relations that the schema doesn't have.
 

@@ -10,6 +10,7 @@ rate prediction", KDD (a candidate asks).
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, final
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from rankwell.data.statistics import NumericStatistics
 from rankwell.models.attention import CrossAttention, SelfAttention
+from rankwell.models.head_watch import WatchedLayers
 from rankwell.models.layers import LayerStack, PreNormLayer
 from rankwell.models.numeric_inputs import EventInputs
 from rankwell.models.padding import Padding
@@ -130,12 +132,13 @@ class HistoryEncoder(nn.Module):
             settings.num_layers, width=self.width, shares_layers=settings.shares_layers,
         )  # fmt: skip
 
-    def forward(self, event_HW: Tensor, events: Events) -> EncodedHistory:
+    def forward(self, event_HW: Tensor, events: Events, watched: WatchedLayers | None = None) -> EncodedHistory:
         """The states of all requests' histories.
 
         Args:
             event_HW: Rows of the events' fields, side by side.
             events: Their numerics, ages and offsets.
+            watched: Told what the heads attend to.
         """
         padding = Padding(events.offsets, num_free=1)
         x_HD = self.project(torch.cat([event_HW, self.inputs(events)], dim=1))
@@ -144,7 +147,10 @@ class HistoryEncoder(nn.Module):
         x_RTD = torch.where(is_null_T1, self.null, x_RTD)
         if self.order is not None:
             x_RTD = x_RTD + self.order[padding.recency_BL]
-        return EncodedHistory(self.layers(self.dropout(x_RTD), padding.valid_BL), padding)
+        x_RTD = self.dropout(x_RTD)
+        request_R = torch.arange(len(x_RTD))
+        with nullcontext() if watched is None else watched.over(self.layers, padding, request_B=request_R):
+            return EncodedHistory(self.layers(x_RTD, padding.valid_BL), padding)
 
 
 @final

@@ -87,6 +87,7 @@ class DenseInputs(nn.Module):
         self.candidate_width: int = self.rows.candidate_width + self.on_candidate.width + self.distances.width
         self.request_width: int = self.rows.request_width + self.on_request.width + num_means * width
         self.match_width: int = num_matches * width
+        self.candidate_coordinates: Mapping[str, tuple[int, ...]] = self._coordinates(columns)
 
     @property
     def width(self) -> int:
@@ -116,6 +117,18 @@ class DenseInputs(nn.Module):
             _side_by_side(match, features.num_candidates),
             rows.event_HW,
         )
+
+    def _coordinates(self, columns: FeatureColumns) -> dict[str, tuple[int, ...]]:
+        """Where in `Inputs.candidate_CN` each feature of candidates stands; a place has its distances, too."""
+        widths = [(name, self._row_width) for name in columns.names_of_candidate_blocks()]
+        widths += self.on_candidate.widths.items()
+        widths += [(place, 1) for _, place in self.distances.pairs]
+        coordinates: dict[str, tuple[int, ...]] = {}
+        end = 0
+        for name, width in widths:
+            coordinates[name] = (*coordinates.get(name, ()), *range(end, end + width))
+            end += width
+        return coordinates
 
     def _block(self, rows: Tensor, index: int) -> Tensor:
         return rows[:, index * self._row_width : (index + 1) * self._row_width]

@@ -9,6 +9,7 @@ Source: Parmar et al. 2018, "Image Transformer", ICML, §3.3 (local attention by
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal, final
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import elu, pad, scaled_dot_product_attention
 
 from rankwell.models.attention import ListAttention, SelfAttention, SoftmaxAttention, check_heads, split_heads
+from rankwell.models.specialised_attention import SpecialisedSettings, make_specialised_attention
 from rankwell.schema.transforms import Declaration
 
 __all__ = [
@@ -73,18 +75,24 @@ class LinearSettings(Declaration):
     num_heads: NumHeads = 4
 
 
-AttentionSettings = Annotated[FullSettings | LocalSettings | LinearSettings, Field(discriminator="kind")]
+AttentionSettings = Annotated[
+    FullSettings | LocalSettings | LinearSettings | SpecialisedSettings, Field(discriminator="kind")
+]
 
 
-def make_list_attention(settings: AttentionSettings, width: int) -> ListAttention:
+def make_list_attention(
+    settings: AttentionSettings, width: int, layout: Mapping[str, int] | None = None
+) -> ListAttention:
     """The layer that these settings mean.
 
     Args:
         settings: Of one of the kinds.
         width: D.
+        layout: Where groups of features stand in the entries; see `SpecialisedAttention`. By default there are none.
 
     Raises:
         RecipeError: The width cannot be shared among the heads.
+        SchemaError: A head is of a group that is not there.
 
     >>> make_list_attention(LocalSettings(num_heads=2, window=10), 8).window
     10
@@ -96,6 +104,8 @@ def make_list_attention(settings: AttentionSettings, width: int) -> ListAttentio
             return LocalAttention(width, num_heads=settings.num_heads, window=settings.window)
         case LinearSettings():
             return LinearAttention(width, num_heads=settings.num_heads)
+        case SpecialisedSettings():
+            return make_specialised_attention(settings, width, layout or {})
 
 
 @final

@@ -148,7 +148,8 @@ class NumericInputs(nn.Module):
                 inputs[feature.name] = _Sphere()
         self._names = tuple(inputs)
         self.inputs = nn.ModuleList(inputs.values())
-        self.width: int = sum(column.width for column in inputs.values())
+        self.widths: Mapping[str, int] = {name: column.width for name, column in inputs.items()}
+        self.width: int = sum(self.widths.values())
 
     def forward(self, columns: Mapping[str, Column], num_entries: int) -> Tensor:
         """Float32 n × N, the columns in the schema's order."""
