@@ -206,6 +206,10 @@ def test_relations_are_checked_against_the_schema() -> None:
     watch.check(EVERY_KIND)
     assert HeadWatch.model_validate_json(watch.model_dump_json()) == watch
     HeadWatch(relations=(SameValue(name="kind", feature="kind"),)).check(EVERY_KIND, "history")
+    both = HeadWatch(relations=(near, SameValue(name="kind", feature="kind")))
+    both.check(EVERY_KIND)  # each is of some entries, and watched where it is
+    assert [relation.name for relation in both.of(EVERY_KIND).relations] == ["near"]
+    assert [relation.name for relation in both.of(EVERY_KIND, "history").relations] == ["kind"]
     with pytest.raises(SchemaError, match="needs a place") as error:
         HeadWatch(relations=(Near(name="near", place="home", km=80.5),)).check(EVERY_KIND)  # it is the member's
     assert error.value.allowed == ["office"]

@@ -8,6 +8,8 @@ Source: Vaswani et al. 2017, "Attention is all you need", NeurIPS, §3.2.
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import final
 
 import torch
@@ -16,11 +18,23 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from rankwell.errors import RecipeError
 
-__all__ = ["CrossAttention", "ListAttention", "SelfAttention", "SoftmaxAttention", "split_heads"]
+__all__ = [
+    "CrossAttention",
+    "ListAttention",
+    "SelfAttention",
+    "SoftmaxAttention",
+    "check_heads",
+    "columns_of_head",
+    "split_heads",
+    "without_head",
+]
 
 
 class ListAttention(nn.Module, abc.ABC):
     """A layer in which the entries of each list see each other, and those of other lists do not."""
+
+    num_heads: int
+    """J."""
 
     @abc.abstractmethod
     def forward(self, x_BLD: Tensor, first_BLD: Tensor, valid_BL: Tensor) -> Tensor:
@@ -33,6 +47,14 @@ class ListAttention(nn.Module, abc.ABC):
 
         Returns:
             B × L × D; at places where no entry stands anything finite.
+        """
+
+    @abc.abstractmethod
+    def output_weights(self, head: int) -> Tensor:
+        """The weights through which one head's result leaves and no other's, a view: at 0 the head says nothing.
+
+        Args:
+            head: Its number, from 0.
         """
 
 
@@ -88,6 +110,10 @@ class SelfAttention(SoftmaxAttention):
         mixed_BLD: Tensor = self.out(mixed_BJLd.transpose(1, 2).flatten(2))
         return mixed_BLD
 
+    def output_weights(self, head: int) -> Tensor:
+        """See `ListAttention`."""
+        return columns_of_head(self.out, head, self.num_heads)
+
     def maps(self, x_BLD: Tensor, first_BLD: Tensor, valid_BL: Tensor, places_BQ: Tensor) -> Tensor:
         """See `SoftmaxAttention`."""
         del first_BLD
@@ -129,6 +155,34 @@ class CrossAttention(nn.Module):
         mixed_BJKd = scaled_dot_product_attention(query, key, value, attn_mask=valid_BL[:, None, None, :])
         mixed_BKD: Tensor = self.out(mixed_BJKd.transpose(1, 2).flatten(2))
         return mixed_BKD
+
+
+@contextmanager
+def without_head(attention: ListAttention, head: int) -> Iterator[None]:
+    """Within it one head says nothing: its output weights are 0. Then they are put back, to the bit.
+
+    Args:
+        attention: A layer.
+        head: Its number, from 0.
+
+    >>> attention = SelfAttention(4, num_heads=2, is_causal=False)
+    >>> with without_head(attention, 1):
+    ...     attention.output_weights(1).abs().max() == 0, attention.output_weights(0).abs().max() == 0
+    (tensor(True), tensor(False))
+    """
+    weights = attention.output_weights(head).detach()
+    kept = weights.clone()
+    weights.zero_()
+    try:
+        yield
+    finally:
+        weights.copy_(kept)
+
+
+def columns_of_head(out: nn.Linear, head: int, num_heads: int) -> Tensor:
+    """What an output layer over heads that stand side by side, D/J each, has for one of them: D × D/J, a view."""
+    width = out.in_features // num_heads
+    return out.weight[:, head * width : (head + 1) * width]
 
 
 def split_heads(x_BLD: Tensor, num_heads: int) -> Tensor:

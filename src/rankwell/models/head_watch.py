@@ -63,8 +63,17 @@ class Near(Declaration):
         Raises:
             SchemaError: There is no such place on candidates, or the entries are events, which have none.
         """
+        _check_known(self.name, self.place, self.known(schema, sequence), "a place of the entries")
+
+    def is_of(self, schema: Schema, sequence: str | None = None) -> bool:
+        """Whether the entries, candidates or events of a sequence, have what is compared."""
+        return self.place in self.known(schema, sequence)
+
+    @staticmethod
+    def known(schema: Schema, sequence: str | None = None) -> list[str]:
+        """The places of the entries."""
         places = [f.name for f in schema.visible_features if isinstance(f, Place) and f.on == "candidate"]
-        _check_known(self.name, self.place, [] if sequence is not None else places, "a place of the entries")
+        return [] if sequence is not None else places
 
 
 @final
@@ -98,10 +107,18 @@ class SameValue(Declaration):
         Raises:
             SchemaError: There is no such categorical on candidates, or among the sequence's fields.
         """
+        _check_known(self.name, self.feature, self.known(schema, sequence), "a categorical of the entries")
+
+    def is_of(self, schema: Schema, sequence: str | None = None) -> bool:
+        """Whether the entries, candidates or events of a sequence, have what is compared."""
+        return self.feature in self.known(schema, sequence)
+
+    @staticmethod
+    def known(schema: Schema, sequence: str | None = None) -> list[str]:
+        """The categoricals of the entries."""
         fields = [f for s in schema.sequences if s.name == sequence for f in s.fields]
         features = [f for f in schema.visible_features if f.on == "candidate"]
-        known = [f.name for f in (features if sequence is None else fields) if isinstance(f, Categorical)]
-        _check_known(self.name, self.feature, known, "a categorical of the entries")
+        return [f.name for f in (features if sequence is None else fields) if isinstance(f, Categorical)]
 
 
 Relation = Annotated[Near | SameValue, Field(discriminator="kind")]
@@ -155,11 +172,9 @@ class HeadWatch(Declaration):
         """
         return WatchedLayers(self, stack, columns)
 
-    def of(self, schema: Schema, sequence: str) -> HeadWatch:
-        """The same over the events of a sequence: of the relations those that its fields have."""
-        fields = [field for of in schema.sequences if of.name == sequence for field in of.fields]
-        known = {field.name for field in fields if isinstance(field, Categorical)}
-        kept = tuple(r for r in self.relations if isinstance(r, SameValue) and r.feature in known)
+    def of(self, schema: Schema, sequence: str | None = None) -> HeadWatch:
+        """The same over candidates, or over the events of a sequence: with those of the relations that they have."""
+        kept = tuple(relation for relation in self.relations if relation.is_of(schema, sequence))
         return self.model_copy(update={"relations": kept})
 
     def check(self, schema: Schema, sequence: str | None = None) -> None:
@@ -167,7 +182,7 @@ class HeadWatch(Declaration):
 
         Args:
             schema: Declares the entries.
-            sequence: Whose events they are; None for candidates.
+            sequence: Whose events they are; by default a relation may be of candidates, or of events of any sequence.
 
         Raises:
             SchemaError: One is of a feature that isn't there, or two have one name.
@@ -175,8 +190,10 @@ class HeadWatch(Declaration):
         names = [relation.name for relation in self.relations]
         if len(set(names)) < len(names):
             raise SchemaError("two relations have one name", found=names, allowed="a name each")
+        entries = [None, *(declared.name for declared in schema.sequences)] if sequence is None else [sequence]
         for relation in self.relations:
-            relation.check(schema, sequence)
+            if not any(relation.is_of(schema, of) for of in entries):
+                relation.check(schema, sequence)
 
 
 @final

@@ -70,6 +70,12 @@ class LayerStack(nn.Module):
         self.layers = nn.ModuleList(layer() for _ in range(min(num_layers, 1) if shares_layers else num_layers))
         self.norm = nn.LayerNorm(width)
 
+    @property
+    def attentions(self) -> tuple[ListAttention, ...]:
+        """The attention of each pass, in order; where layers are shared, one so many times."""
+        attentions = [layer.attention for layer in self.layers if isinstance(layer, PreNormLayer)]
+        return tuple(attentions) * self._times
+
     def forward(self, x_BLD: Tensor, valid_BL: Tensor) -> Tensor:
         """B × L × D."""
         first_BLD = x_BLD

@@ -17,7 +17,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import elu, pad, scaled_dot_product_attention
 
-from rankwell.models.attention import ListAttention, SelfAttention, SoftmaxAttention, check_heads, split_heads
+from rankwell.models.attention import (
+    ListAttention,
+    SelfAttention,
+    SoftmaxAttention,
+    check_heads,
+    columns_of_head,
+    split_heads,
+)
 from rankwell.models.specialised_attention import SpecialisedSettings, make_specialised_attention
 from rankwell.schema.transforms import Declaration
 
@@ -167,6 +174,10 @@ class LocalAttention(SoftmaxAttention):
         mixed_BLD: Tensor = self.out(mixed.transpose(1, 2).reshape(num_lists, length + behind, width)[:, :length])
         return mixed_BLD
 
+    def output_weights(self, head: int) -> Tensor:
+        """See `ListAttention`."""
+        return columns_of_head(self.out, head, self.num_heads)
+
     def maps(self, x_BLD: Tensor, first_BLD: Tensor, valid_BL: Tensor, places_BQ: Tensor) -> Tensor:
         """See `SoftmaxAttention`."""
         del first_BLD
@@ -218,3 +229,7 @@ class LinearAttention(ListAttention):
         mixed_BJLd = query @ (key.transpose(2, 3) @ value) / (query @ total).clamp(min=_SMALLEST)
         mixed_BLD: Tensor = self.out(mixed_BJLd.transpose(1, 2).flatten(2))
         return mixed_BLD
+
+    def output_weights(self, head: int) -> Tensor:
+        """See `ListAttention`."""
+        return columns_of_head(self.out, head, self.num_heads)

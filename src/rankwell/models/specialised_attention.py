@@ -200,6 +200,10 @@ class SpecialisedAttention(SoftmaxAttention):
             mixed_BJLd = mixed_BJLd * self.gates(segment_B)[:, :, None, None]
         return torch.einsum("bjld,jde->ble", mixed_BJLd, self.out) + self.bias
 
+    def output_weights(self, head: int) -> Tensor:
+        """See `ListAttention`."""
+        return self.out[head]
+
     def maps(self, x_BLD: Tensor, first_BLD: Tensor, valid_BL: Tensor, places_BQ: Tensor) -> Tensor:
         """See `SoftmaxAttention`; what gates do to a head's result does not show."""
         read_BLN = self._read(x_BLD, first_BLD)

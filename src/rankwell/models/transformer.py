@@ -147,7 +147,7 @@ class RankingTransformer(Model):
             candidate_CD = torch.cat([self.groups(inputs.candidate_CN), candidate_CD], dim=1)
         if self.among is not None:
             if self.watch is not None:
-                watched["list"] = self.watch.begin("list", features.candidates)
+                watched["list"] = self.watch.of(self.schema).begin("list", features.candidates)
             candidate_CD = self.among(
                 candidate_CD, features.offsets, self.among.rank_values(features), self.among.segments(features),
                 watched.get("list"),
