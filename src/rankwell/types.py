@@ -73,10 +73,13 @@ class Events:
         columns: Field name to its values, each of H entries. ``age_s``, the seconds between the event and its
             request (float32), is always among them when the sequence declares a time.
         offsets: int64 of R + 1; the events of request r are ``offsets[r]:offsets[r + 1]``.
+        num_cut_R: int64, how many events were left out, the oldest, because there were more than the sequence's
+            `max_length`; None where that was not counted.
     """
 
     columns: Mapping[str, Tensor]
     offsets: Tensor
+    num_cut_R: Tensor | None = None
 
 
 @final

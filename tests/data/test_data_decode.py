@@ -13,9 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_example import SCHEMA, expected_of, flat_table, plain_requests, request_table, requests_of
 
+from every_kind_log import EVERY_KIND, every_kind_table
 from rankwell.data import blocks as blocks_module
+from rankwell.data.batches import Batches
 from rankwell.data.chunk import Chunk, ragged_rows
 from rankwell.data.log import log_from_table, open_log
+from rankwell.data.split import WholeLog
 from rankwell.schema import Action, Categorical, Numeric, Schema, Sequence
 
 CLICKS = Schema(
@@ -179,3 +182,21 @@ def test_concatenated_chunks_of_one_and_of_several_candidates():
     assert whole.whole.features.offsets.tolist() == [0, 1, 2, 4]
     assert whole.whole.features.request_C.tolist() == [0, 1, 2, 2]
     assert torch.equal(whole.take(np.array([2, 0])).whole.features.candidates["job"], torch.tensor([7, 8, 5]))
+
+
+@pytest.mark.parametrize("shuffled", [None, 3])
+def test_events_beyond_the_limit_are_counted_and_the_newest_stay(shuffled):
+    table = every_kind_table(60, 2)
+    log = log_from_table(table, EVERY_KIND, layout="requests")
+    batches = Batches(log, WholeLog("train"), "train", num_requests=7, seed=shuffled)
+    given = dict(zip(table["request_id"].to_pylist(), table["history_item"].to_pylist(), strict=True))
+    num_cut = 0
+    for _, batch in batches.epoch(0):
+        events = batch.features.history["history"]
+        for r, request_id in enumerate(batch.audit.request_ids_R.tolist()):
+            items = given[request_id]
+            kept = events.columns["item"][events.offsets[r] : events.offsets[r + 1]].tolist()
+            assert kept == items[-5:]
+            assert int(events.num_cut_R[r]) == max(len(items) - 5, 0)
+        num_cut += int((events.num_cut_R > 0).sum())
+    assert num_cut == sum(len(items) > 5 for items in given.values()) > 0

@@ -403,3 +403,15 @@ def test_a_schema_without_an_item_cannot_name_what_it_ranks() -> None:
     with pytest.raises(SchemaError, match="names no item"):
         ranker.rank(request(plain_candidates(3)))
     assert ranker.probabilities(example.batch(num_requests=2, seed=0))[0].shape[1] == 2
+
+
+def test_events_beyond_the_limit_are_counted_in_the_answer() -> None:
+    limit = next(s.max_length for s in example.SCHEMA.sequences if s.name == "history")
+    start_us, num = 1_780_000_000_000_000, limit + 3
+    events = {"item": list(range(num)), "time_us": [start_us + i for i in range(num)]}
+    ranking = RANKER.rank(request(plain_candidates(3), history={"history": events}))
+    assert ranking.num_cut_events == {"history": 3}
+    newest = {name: values[3:] for name, values in events.items()}
+    again = RANKER.rank(request(plain_candidates(3), history={"history": newest}))
+    assert again.num_cut_events == {"history": 0}
+    assert torch.equal(again.ranked.probabilities, ranking.ranked.probabilities)

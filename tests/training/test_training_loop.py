@@ -35,7 +35,7 @@ from every_kind_log import EVERY_KIND, every_kind_table
 from rankwell.data.batches import Batches
 from rankwell.data.log import RequestLog, log_from_table
 from rankwell.data.split import WholeLog
-from rankwell.data.statistics import NumericStatistics
+from rankwell.data.statistics import NumericStatistics, measure_numerics
 from rankwell.errors import LogError, TrainingError, UndefinedMetricWarning
 from rankwell.evaluation.discrimination import auc, log_loss_from_logits
 from rankwell.models.model import Model, ModelSettings
@@ -551,3 +551,16 @@ def test_leftovers_of_others_are_not_trained_on(jobs: RequestLog, jobs_tune: Req
 def test_settings_out_of_range_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         LoopSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_cut_histories_are_counted_each_epoch() -> None:
+    table = every_kind_table(40, 0)
+    log = log_from_table(table, EVERY_KIND, layout="requests")
+    model = Logistic(EVERY_KIND, measure_numerics(shuffled(log, 40), EVERY_KIND), seed=0)
+    history = fit(
+        model, PointwiseObjective(EVERY_KIND), OptimizerPlan(), shuffled(log, 7), in_order(log),
+        LoopSettings(max_epochs=2), seed=0,
+    )  # fmt: skip
+    expected = sum(len(items) > 5 for items in table["history_item"].to_pylist())
+    assert [record.num_cut_histories for record in history.epochs] == [expected, expected]
+    assert expected > 0

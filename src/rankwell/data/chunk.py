@@ -89,7 +89,8 @@ class Chunk:
         for name, events in features.history.items():
             events_rows, event_offsets = ragged_rows(events.offsets.numpy(), requests)
             columns = {field: _gathered(column, events_rows) for field, column in events.columns.items()}
-            history[name] = Events(columns, torch.from_numpy(event_offsets))
+            cut_R = None if events.num_cut_R is None else _gathered(events.num_cut_R, requests)
+            history[name] = Events(columns, torch.from_numpy(event_offsets), cut_R)
         return self._mapped(
             lambda column: _gathered_column(column, requests),
             lambda column: _gathered_column(column, rows),
@@ -180,6 +181,7 @@ class Chunk:
                     for field in features[0].history[name].columns
                 },
                 _joined_offsets([part.history[name].offsets for part in features]),
+                _joined_counts([part.history[name].num_cut_R for part in features]),
             )
             for name in features[0].history
         }
@@ -273,6 +275,11 @@ def _joined_tensors(parts: Sequence[Tensor]) -> Tensor:
     return torch.from_numpy(np.concatenate([part.numpy() for part in parts]))
 
 
+def _joined_counts(parts: Sequence[Tensor | None]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return _joined_tensors(known) if len(known) == len(parts) else None
+
+
 def _joined_offsets(parts: Sequence[Tensor]) -> Tensor:
     lengths = [np.diff(part.numpy()) for part in parts]
     offsets = np.zeros(sum(len(part) for part in lengths) + 1, np.int64)
@@ -319,10 +326,12 @@ def _event_views(events: Events, cuts: Ints) -> list[Events]:
     offsets = events.offsets.numpy()
     views = _Views(offsets[cuts])
     fields = [(name, views.of(column)) for name, column in events.columns.items()]
+    counts = None if events.num_cut_R is None else _Views(cuts).of(events.num_cut_R)
     return [
         Events(
             {name: columns[i] for name, columns in fields},
             torch.from_numpy(offsets[start : stop + 1] - offsets[start]),
+            None if counts is None else counts[i],
         )
         for i, (start, stop) in enumerate(pairwise(cuts.tolist()))
     ]

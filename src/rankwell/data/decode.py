@@ -238,12 +238,14 @@ class _Decoder:
                 fields[column.owner] = as_numbers(values, column, within)
         assert offsets is not None
         lengths = np.diff(offsets)
+        cut_R = torch.zeros(1, dtype=torch.int64).expand(len(lengths))
         if lengths.max(initial=0) > max_length:
+            cut_R = torch.from_numpy(np.maximum(lengths - max_length, 0).astype(np.int64))
             latest = np.stack([np.maximum(offsets[1:] - max_length, offsets[:-1]), offsets[1:]], axis=1)
             rows, even = ragged_rows(latest.ravel(), np.arange(0, 2 * len(lengths), 2))
             fields = {field: values.take(rows) for field, values in fields.items()}
             offsets = even
-        return Events({field: lent(values) for field, values in fields.items()}, torch.from_numpy(offsets))
+        return Events({field: lent(values) for field, values in fields.items()}, torch.from_numpy(offsets), cut_R)
 
     def _labels(self) -> tuple[Tensor, Tensor]:
         labels, observed = [], []

@@ -205,6 +205,7 @@ def _events(request: Mapping[str, Any], sequence: Sequence, schema: Schema, time
     return Events(
         {name: torch.from_numpy(values[latest]) for name, values in columns.items()},
         torch.tensor([0, latest.stop - latest.start]),
+        torch.tensor([latest.start]),
     )
 
 

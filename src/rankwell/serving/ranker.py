@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -38,10 +38,13 @@ class Ranking:
     Args:
         ranked: Best first.
         impressions: What the request log keeps if the list is shown as it stands: one an entry, positions from 1.
+        num_cut_events: By sequence, how many of the request's oldest events were left out, since there were more than
+            the schema's `max_length`.
     """
 
     ranked: RankedList
     impressions: tuple[Impression, ...]
+    num_cut_events: Mapping[str, int] = field(default_factory=dict)
 
 
 @final
@@ -163,7 +166,9 @@ class Ranker:
             length=num_candidates if length is None else length,
             seed=_request_seed(self._seed, request_id),
         )
-        return Ranking(ranked, _impressions(batch, ranked))
+        history = batch.features.history
+        cut = {name: int(e.num_cut_R.sum()) for name, e in history.items() if e.num_cut_R is not None}
+        return Ranking(ranked, _impressions(batch, ranked), cut)
 
     def probabilities(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits and calibrated probabilities of whole requests, for every action.

@@ -24,6 +24,7 @@ class EpochRecord:
         seconds: Wall time of the training part; checkpoints don't count.
         reading_s: Of that, waiting for batches.
         tune_s: Wall time of the evaluation on tune.
+        num_cut_histories: Histories of which the oldest events were left out, since they were longer than declared.
     """
 
     epoch: int
@@ -35,6 +36,7 @@ class EpochRecord:
     seconds: float
     reading_s: float
     tune_s: float
+    num_cut_histories: int = 0
 
 
 @final

@@ -25,6 +25,7 @@ from rankwell.training.predictions import predict_action
 from rankwell.training.resumed import Resumed
 from rankwell.training.run_identity import run_identity
 from rankwell.training.stepper import Autocast, MatmulPrecision, Stepper, arithmetic_of_training, check_arithmetic
+from rankwell.types import Features
 
 __all__ = ["LoopSettings", "StepReport", "fit"]
 
@@ -221,6 +222,7 @@ class _Training:
             running.weight += stepped.weight
             running.num_requests += batch.features.num_requests
             running.num_candidates += batch.features.num_candidates
+            running.num_cut_histories += _num_cut(batch.features)
             if self.on_step is not None:
                 self.on_step(
                     StepReport(epoch, running.num_requests, running.num_candidates, num_requests, running.mean_loss)
@@ -259,6 +261,7 @@ class _Training:
                 tune_auc=tune_auc,
                 learning_rate=self.stepper.optimizers.learning_rate,
                 num_candidates=running.num_candidates,
+                num_cut_histories=running.num_cut_histories,
                 seconds=running.seconds,
                 reading_s=running.reading_s,
                 tune_s=time.perf_counter() - started,
@@ -313,9 +316,15 @@ class _Running:
     weight: float = 0.0
     num_requests: int = 0
     num_candidates: int = 0
+    num_cut_histories: int = 0
     seconds: float = 0.0
     reading_s: float = 0.0
 
     @property
     def mean_loss(self) -> float:
         return self.loss / self.weight if self.weight else math.nan
+
+
+def _num_cut(features: Features) -> int:
+    counts = [events.num_cut_R for events in features.history.values()]
+    return sum(int((cut_R > 0).sum()) for cut_R in counts if cut_R is not None)
