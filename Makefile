@@ -22,6 +22,8 @@ SMALL_table_step := --rows 100000 --seen 10000 100000 --rounds 2 --steps 10 --th
 SMALL_row_memory := --rows 1000000 --samples 1000000 --max-rows 100000
 SMALL_file_table := --rows 300000 --rounds 2 --steps 20 --resident-mib 16
 SMALL_wide_deep_rate := --ids 20000 --sample 200000 --steps 8 --rounds 2 --hidden 256-128 --without-peers
+SMALL_history_once := --requests 8 --rounds 3
+SMALL_attention_growth := --rounds 3 --requests 20
 SMALL_ftrl_zeros := --requests 2000 --seeds 1 2
 BENCHMARKS := $(patsubst benchmarks/%.py,out/bench/%.json,$(wildcard benchmarks/*.py))
 
