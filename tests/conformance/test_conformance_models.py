@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import rankwell.models
+from every_estimator import discovered as discovered_estimators
 from every_kind_log import EVERY_KIND, every_kind_table
 from rankwell.data.batches import Batches
 from rankwell.data.log import log_from_table
@@ -42,7 +43,10 @@ def discovered() -> list[type[Model]]:
 
 
 MODELS = discovered()
+FITTED = {estimator.model_class: estimator for estimator in discovered_estimators()}
 every_model = pytest.mark.parametrize("kind", MODELS)
+every_learner = pytest.mark.parametrize("kind", [kind for kind in MODELS if kind not in FITTED])
+"""The models that the loop trains; of the others, the suite of estimators asks the like."""
 
 
 def batches(num_requests: int, seed: int = 0, **shape: int) -> list[Batch]:
@@ -57,6 +61,8 @@ def statistics() -> NumericStatistics:
 
 
 def trained(kind: type[Model], statistics: NumericStatistics, batch: Batch, num_steps: int) -> Model:
+    if kind in FITTED:
+        return FITTED[kind]().fit(EVERY_KIND, statistics, batches(200, seed=9), batches(50, seed=8), seed=0)
     model = kind(EVERY_KIND, statistics, seed=0)  # type: ignore[call-arg]
     objective = PointwiseObjective(EVERY_KIND)
     plan = OptimizerPlan(dense=DenseAdamW(learning_rate=0.01))
@@ -87,7 +93,7 @@ def test_logits_have_one_column_an_action(kind: type[Model], statistics: Numeric
     assert logits_CA.isfinite().all()
 
 
-@every_model
+@every_learner
 def test_gradient_reaches_every_parameter_and_every_table(kind: type[Model], statistics: NumericStatistics) -> None:
     (batch,) = batches(64)
     model = trained(kind, statistics, batch, 2).train()
@@ -128,7 +134,7 @@ def test_requests_of_one_candidate_and_no_history(kind: type[Model], statistics:
     assert logits_CA.isfinite().all()
 
 
-@every_model
+@every_learner
 def test_unknown_ids_read_one_learned_row(kind: type[Model], statistics: NumericStatistics) -> None:
     (batch,) = batches(30)
     model = trained(kind, statistics, batch, 60)
@@ -139,7 +145,7 @@ def test_unknown_ids_read_one_learned_row(kind: type[Model], statistics: Numeric
     assert not torch.equal(logits_CA, with_context(model, batch, member=min(seen)))
 
 
-@every_model
+@every_learner
 def test_every_default_row_is_learned_under_the_default_settings(
     kind: type[Model], statistics: NumericStatistics
 ) -> None:
@@ -154,7 +160,7 @@ def test_every_default_row_is_learned_under_the_default_settings(
     assert not still
 
 
-@every_model
+@every_learner
 def test_a_missing_id_is_no_unseen_one(kind: type[Model], statistics: NumericStatistics) -> None:
     (batch,) = batches(30)
     assert batch.features.context["title"].eq(MISSING_ID).any()  # type: ignore[union-attr]
@@ -169,7 +175,7 @@ def test_a_missing_id_is_no_unseen_one(kind: type[Model], statistics: NumericSta
             assert not torch.equal(row, default_row(table, "title")), part
 
 
-@every_model
+@every_learner
 @pytest.mark.parametrize("name", ["years", "salary"])
 def test_a_missing_number_is_none_that_stands_there(
     kind: type[Model], statistics: NumericStatistics, name: str
@@ -223,7 +229,7 @@ def unseen_ids(model: Model, name: str, num: int) -> list[int]:
     return ids[unseen][:num].tolist()
 
 
-@every_model
+@every_learner
 def test_overfits_64_rows(kind: type[Model], statistics: NumericStatistics) -> None:
     (batch,) = batches(64, seed=3, longest=1)
     model = kind(EVERY_KIND, statistics, seed=0)  # type: ignore[call-arg]

@@ -140,12 +140,17 @@ def bundle_of(trained: Trained, recipe: Recipe, judgement: Judgement) -> Bundle:
             "recipe": recipe.name,
             "seed": trained.seed,
             "splits": {part: f"{source.path}: {source.split}" for part, source in recipe.parts.items()},
-            "epochs": trained.history.to_rows(),
+            "epochs": [_told(row) for row in trained.history.to_rows()],
             "best_epoch": trained.history.best_epoch,
             "notes": recipe.notes,
         },
         label_smoothing=recipe.label_smoothing,
     )
+
+
+def _told(row: Mapping[str, float]) -> dict[str, float | None]:
+    """A row as JSON can say it: what is undefined is null."""
+    return {name: None if math.isnan(value) else value for name, value in row.items()}
 
 
 def _summary(recipe: Recipe, judgements: Sequence[Judgement]) -> Table:

@@ -5,6 +5,7 @@ Everything that takes a recipe then takes the table: `train`, `judge`, checkpoin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -18,6 +19,7 @@ from rankwell.data.statistics import NumericStatistics
 from rankwell.data.writer import write_log
 from rankwell.models.model import Model
 from rankwell.schema import Schema
+from rankwell.training.estimator import Estimator
 from rankwell.training.recipe import LogPart, Recipe
 
 __all__ = ["BuildModel", "recipe_of_table"]
@@ -36,7 +38,7 @@ class BuildModel(Protocol):
 def recipe_of_table(
     table: ArrowStream,
     schema: Schema,
-    build: BuildModel,
+    build: BuildModel | Estimator,
     folder: str | Path,
     *,
     split: Split | None = None,
@@ -52,7 +54,7 @@ def recipe_of_table(
     Args:
         table: An Arrow table, or any that speaks Arrow's C stream (pandas, polars).
         schema: What its columns mean.
-        build: A model's class, or a function that fills in its settings.
+        build: A model's class, a function that fills in its settings, or an estimator.
         folder: Made where there is none; what `train` and `judge` take as `data`.
         split: By default `TimeSplit()`; a table without time needs a `HashSplit`.
         key: Makes pseudonyms of member ids; needed where the schema names a member.
@@ -82,9 +84,13 @@ def recipe_of_table(
         name=folder.resolve().name,
         schema=schema,
         parts=dict.fromkeys(PARTS, part),
-        build=lambda statistics, seed: build(schema, statistics, seed=seed),
+        build=build if isinstance(build, Estimator) else _of_schema(build, schema),
         num_requests=num_requests,
     )
+
+
+def _of_schema(build: BuildModel, schema: Schema) -> Callable[[NumericStatistics, int], Model]:
+    return lambda statistics, seed: build(schema, statistics, seed=seed)
 
 
 def _by_request(table: pa.Table, schema: Schema) -> pa.Table:

@@ -23,6 +23,7 @@ from rankwell.errors import RankwellError, RecipeError
 from rankwell.losses.label_smoothing import check_epsilon
 from rankwell.models.model import Model
 from rankwell.schema import Categorical, Schema
+from rankwell.training.estimator import Estimator
 from rankwell.training.loop import LoopSettings
 from rankwell.training.objectives import Objective, PointwiseObjective
 from rankwell.training.optimizers import OptimizerPlan
@@ -75,7 +76,8 @@ class Recipe:
         name: Goes into the bundle's provenance.
         schema: Of the log.
         parts: Where train, tune, calibrate and test come from.
-        build: (statistics, seed) to a fresh model.
+        build: (statistics, seed) to a fresh model, which the loop trains; or an `Estimator`, which fits a model by
+            itself and has no use for `objective`, `optimizers` and `loop`.
         objective: Schema to objective; by default binary cross-entropy on each action.
         optimizers: Who moves what.
         loop: When to stop.
@@ -87,8 +89,8 @@ class Recipe:
         published: Printed beside our numbers.
 
     Raises:
-        RecipeError: A part is missing or unknown, batches would hold no request, `label_smoothing` is outside [0, 1),
-            or a segment is no categorical of the schema.
+        RecipeError: A part is missing or unknown, batches would hold no request, `label_smoothing` is outside [0, 1)
+            or given with an estimator, or a segment is no categorical of the schema.
 
     >>> from rankwell.data.split import TimeSplit
     >>> from rankwell.models.wide_deep import Logistic
@@ -104,7 +106,7 @@ class Recipe:
     name: str
     schema: Schema
     parts: Mapping[Part, LogPart]
-    build: Callable[[NumericStatistics, int], Model]
+    build: Callable[[NumericStatistics, int], Model] | Estimator
     objective: Callable[[Schema], Objective] = PointwiseObjective
     optimizers: OptimizerPlan = field(default_factory=OptimizerPlan)
     loop: LoopSettings = field(default_factory=LoopSettings)
@@ -128,6 +130,11 @@ class Recipe:
                 f"recipe {self.name!r} has batches without requests", found=self.num_requests, allowed="≥ 1"
             )
         check_epsilon(self.label_smoothing)
+        if self.label_smoothing and isinstance(self.build, Estimator):
+            raise RecipeError(
+                f"recipe {self.name!r} undoes a label smoothing that its estimator does not do",
+                found=self.label_smoothing, allowed=0.0,
+            )  # fmt: skip
         known = [f.name for f in (*self.schema.features, *self.schema.protected) if isinstance(f, Categorical)]
         unknown = sorted(set(self.segments) - set(known))
         if unknown:

@@ -25,6 +25,7 @@ from rankwell.losses.label_smoothing import undo_label_smoothing
 from rankwell.losses.pointwise import SmoothedBinaryCrossEntropy, binary_cross_entropy
 from rankwell.models.model import Model
 from rankwell.schema import Schema
+from rankwell.training.estimator import Estimator, fit_estimator
 from rankwell.training.history import TrainingHistory
 from rankwell.training.loop import StepReport, fit
 from rankwell.training.objectives import Objective
@@ -45,7 +46,7 @@ class Trained:
     """What training a recipe gives.
 
     Args:
-        model: In eval mode, holding the weights of its best epoch.
+        model: In eval mode, holding the weights of its best epoch, or as its estimator fitted it.
         calibrators: By action, fitted on the calibrate split; they take logits whose label smoothing was undone.
         history: Epoch by epoch.
         seconds: Wall time by stage: "measure numerics", "train", "calibrate".
@@ -98,7 +99,8 @@ def train(
 ) -> Trained:
     """Measure numerics on train, train on train, stop by tune, calibrate on calibrate.
 
-    Of test nothing is read but its times, where it is a log of its own.
+    Of test nothing is read but its times, where it is a log of its own. An estimator has no plan and takes no steps: it
+    is fitted anew in each run, and what is told of steps and checkpoints is told of the loop's models alone.
 
     Args:
         recipe: What to do.
@@ -123,14 +125,17 @@ def train(
     batches = recipe.batches_of(logs["train"], "train", seed=seed)
     statistics = measure_numerics(batches, recipe.schema)
     clock.lap("measure numerics")
-    model = recipe.build(statistics, seed)
-    if on_plan is not None:
-        on_plan(recipe.optimizers.describe(model, objective))
     tune = recipe.batches_of(logs["tune"], "tune", seed=None)
-    history = fit(
-        model, objective, recipe.optimizers, batches, tune, recipe.loop, seed=seed, checkpoints=checkpoints,
-        on_step=on_step, on_resume=on_resume,
-    )  # fmt: skip
+    if isinstance(recipe.build, Estimator):
+        model, history = fit_estimator(recipe.build, recipe.schema, statistics, batches, tune, seed=seed)
+    else:
+        model = recipe.build(statistics, seed)
+        if on_plan is not None:
+            on_plan(recipe.optimizers.describe(model, objective))
+        history = fit(
+            model, objective, recipe.optimizers, batches, tune, recipe.loop, seed=seed, checkpoints=checkpoints,
+            on_step=on_step, on_resume=on_resume,
+        )  # fmt: skip
     del batches, tune  # and the decoded requests that they may keep
     clock.lap("train")
     held_out = recipe.batches_of(logs["calibrate"], "calibrate", seed=None)
