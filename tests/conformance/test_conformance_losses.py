@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 import rankwell.losses
@@ -76,7 +78,11 @@ EVERY_ROW = torch.arange(len(LOGITS_C))
 
 
 def test_the_search_finds_losses() -> None:
-    assert {"pointwise.binary_cross_entropy", "pointwise.SmoothedBinaryCrossEntropy"} <= set(LOSSES)
+    expected = {
+        "pointwise.binary_cross_entropy", "pointwise.SmoothedBinaryCrossEntropy", "pairwise.LambdaRank",
+        "listwise.ListNet", "calibrated.RegressionCompatibleRanking", "distillation.Distillation",
+    }  # fmt: skip
+    assert expected <= set(LOSSES)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -111,6 +117,15 @@ def test_finite_at_extreme_logits(loss: LossFunction, extreme: float, label: flo
     assert gradient_C.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_finite_on_grades_at_extreme_logits(loss: LossFunction, dtype: torch.dtype) -> None:
+    labels_C = torch.tensor([4, 0, 3, 1, 2, 4, 4, 0, 1, 0], dtype=dtype)
+    for logits_C in (torch.sign(LOGITS_C) * 1e4, torch.full_like(LOGITS_C, -1e4), torch.linspace(-1e4, 1e4, 10)):
+        value, gradient_C = _value_and_gradient(loss, logits_C.to(dtype), labels_C, REQUEST_C, WEIGHTS_C.to(dtype))
+        assert value.isfinite()
+        assert gradient_C.isfinite().all()
+
+
 def test_zero_when_nothing_has_weight(loss: LossFunction) -> None:
     value, gradient_C = _value_and_gradient(loss, LOGITS_C, LABELS_C, REQUEST_C, torch.zeros_like(WEIGHTS_C))
     assert value == 0.0
@@ -126,7 +141,7 @@ def test_zero_on_no_rows(loss: LossFunction) -> None:
 def test_a_prediction_nearer_to_the_label_costs_less(loss: LossFunction) -> None:
     good, _ = _value_and_gradient(loss, 2 * LABELS_C - 1, LABELS_C, REQUEST_C, WEIGHTS_C)
     bad, _ = _value_and_gradient(loss, 1 - 2 * LABELS_C, LABELS_C, REQUEST_C, WEIGHTS_C)
-    assert 0.0 < good < bad
+    assert 0.0 <= good < bad  # a hinge may have nothing left to say
 
 
 def test_order_means_nothing(loss: LossFunction) -> None:
@@ -148,18 +163,37 @@ def test_weight_zero_is_absent(loss: LossFunction) -> None:
     assert torch.equal(gradient_C[absent], torch.zeros(3, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("row", [0, 2, 6])
-def test_weight_two_is_the_row_twice(loss: LossFunction, row: int) -> None:
+def _row_of_weight_two_is_the_row_twice(loss: LossFunction, row: int) -> bool:
     once_C = WEIGHTS_C.index_fill(0, torch.tensor(row), 1.0)
     twice_C = WEIGHTS_C.index_fill(0, torch.tensor(row), 2.0)
     repeated, repeated_gradient_C = _of_rows(
         loss, torch.sort(torch.cat([EVERY_ROW, torch.tensor([row])])).values, once_C
     )
     weighted, weighted_gradient_C = _of_rows(loss, EVERY_ROW, twice_C)
-    torch.testing.assert_close(weighted, repeated, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(
-        weighted_gradient_C[row], repeated_gradient_C[row] + repeated_gradient_C[row + 1], rtol=1e-12, atol=1e-12
-    )
+    both = repeated_gradient_C[row] + repeated_gradient_C[row + 1]
+    return bool((weighted - repeated).abs() < 1e-12 and (weighted_gradient_C[row] - both).abs() < 1e-12)
+
+
+def _only_the_mean_weight_counts(loss: LossFunction) -> bool:
+    total_R = torch.zeros(4, dtype=torch.float64).index_add(0, REQUEST_C, WEIGHTS_C)
+    mean_C = (total_R / torch.bincount(REQUEST_C))[REQUEST_C]
+    own, own_gradient_C = _of_rows(loss, EVERY_ROW)
+    spread, spread_gradient_C = _of_rows(loss, EVERY_ROW, mean_C)
+    return bool((own - spread).abs() < 1e-12 and ((own_gradient_C - spread_gradient_C).abs() < 1e-12).all())
+
+
+def test_weights_within_a_request_count_rows_or_in_their_mean(loss: LossFunction) -> None:
+    counts_rows = [_row_of_weight_two_is_the_row_twice(loss, row) for row in (0, 2, 3, 5, 9)]
+    assert all(counts_rows) != _only_the_mean_weight_counts(loss)
+
+
+def test_a_request_of_doubled_weights_is_the_request_twice(loss: LossFunction) -> None:
+    doubled = (REQUEST_C == 0) | (REQUEST_C == 3)
+    again = torch.cat([EVERY_ROW[:4], EVERY_ROW, EVERY_ROW[7:]])
+    request_C = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 4, 4, 4, 5, 5, 5])
+    twice, _ = _value_and_gradient(loss, LOGITS_C[again], LABELS_C[again], request_C, WEIGHTS_C[again])
+    weighted, _ = _of_rows(loss, EVERY_ROW, torch.where(doubled, 2.0, 1.0) * WEIGHTS_C)
+    torch.testing.assert_close(weighted, twice, rtol=1e-12, atol=1e-12)
 
 
 def test_doubling_every_weight_doubles_the_sum(loss: LossFunction) -> None:
@@ -173,6 +207,33 @@ def test_two_shards_add_up(loss: LossFunction) -> None:
     first, _ = _of_rows(loss, EVERY_ROW[:6])
     second, _ = _of_rows(loss, EVERY_ROW[6:])
     torch.testing.assert_close(first + second, whole, rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data())
+@pytest.mark.parametrize("name", LOSSES)
+def test_any_two_shards_of_any_lists_add_up(name: str, data: st.DataObject) -> None:
+    member = LOSSES[name]
+    loss: LossFunction = member() if inspect.isclass(member) else member  # type: ignore[assignment]
+    lengths_R = torch.tensor(data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=6)))
+    num = int(lengths_R.sum())
+    request_C = torch.arange(len(lengths_R)).repeat_interleave(lengths_R)
+    column = st.integers(0, 2).map(float)
+    labels_C, weights_C, logits_C = (
+        torch.tensor(data.draw(st.lists(column, min_size=num, max_size=num)), dtype=torch.float64) for _ in range(3)
+    )  # few values, so that there are ties and absent rows
+    labels_C = labels_C / 2
+    cut = int(lengths_R[: data.draw(st.integers(0, len(lengths_R)))].sum())
+
+    def of(rows: slice) -> tuple[Tensor, Tensor]:
+        return _value_and_gradient(loss, logits_C[rows] - 1, labels_C[rows], request_C[rows], weights_C[rows])
+
+    whole, gradient_C = of(slice(None))
+    (first, first_C), (second, second_C) = of(slice(0, cut)), of(slice(cut, None))
+    assert whole.isfinite()
+    assert whole > -1e-12
+    torch.testing.assert_close(first + second, whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(torch.cat([first_C, second_C]), gradient_C, rtol=1e-12, atol=1e-12)
 
 
 def test_each_list_stands_alone(loss: LossFunction) -> None:
