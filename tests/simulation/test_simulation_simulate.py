@@ -206,3 +206,17 @@ def test_a_table_in_memory_opens_too(tables: tuple[pa.Table, pa.Table]) -> None:
     with log.reader() as reader:
         assert all(reader.read(block) for block in log.blocks)
     assert log.num_requests == NUM_REQUESTS
+
+
+def test_the_truth_knows_which_industry_a_session_is_after(tables: tuple[pa.Table, pa.Table]) -> None:
+    log, truth = tables
+    secret = truth_of(truth)
+    lengths = np.diff(log["job_id"].combine_chunks().offsets.to_numpy())
+    wanted_C = np.repeat(secret.wanted_industry_R, lengths)
+    industry_C = log["job_industry"].combine_chunks().flatten().to_numpy()
+    assert np.array_equal(secret.parts["mood"] > 0, industry_C == wanted_C)
+    own_R = log["industry"].to_numpy()
+    changed_rate = float((secret.wanted_industry_R != own_R).mean())
+    assert abs(changed_rate - 0.5 * (1 - 1 / SETTINGS.num_industries)) < 0.05
+    some = secret.of_requests(secret.request_ids_R[[5, 2]])
+    assert some.wanted_industry_R.tolist() == secret.wanted_industry_R[[5, 2]].tolist()

@@ -1,4 +1,4 @@
-"""How to train on a simulated log: one recipe for the logistic model, the deep one, and Wide & Deep."""
+"""How to train on a simulated log: one recipe for the logistic model, the deep one, Wide & Deep and a Transformer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from rankwell.calibration.isotonic import fit_isotonic
 from rankwell.data.split import TimeSplit
 from rankwell.data.statistics import NumericStatistics
 from rankwell.evaluation.sample import Floats
+from rankwell.models.candidate_list import ListSettings
+from rankwell.models.history import HistorySettings
 from rankwell.models.model import Model
+from rankwell.models.transformer import RankingTransformer, TransformerSettings
 from rankwell.models.wide_deep import Deep, DeepSettings, Logistic, LogisticSettings, WideDeep, WideDeepSettings
 from rankwell.schema import Schema
 from rankwell.simulation.schema import marketplace_schema
@@ -23,13 +26,30 @@ from rankwell.training.predictions import Predictions
 from rankwell.training.recipe import LogPart, Recipe
 from rankwell.training.trained import TrueProbabilities
 
-__all__ = ["DEEP", "KINDS", "LOGISTIC", "SEGMENTS", "WIDE_DEEP", "Kind", "marketplace_recipe", "true_clicks"]
+__all__ = [
+    "DEEP",
+    "HISTORY",
+    "KINDS",
+    "LOGISTIC",
+    "SEGMENTS",
+    "TRANSFORMER",
+    "WIDE_DEEP",
+    "Kind",
+    "marketplace_recipe",
+    "true_clicks",
+]
 
 SEGMENTS: Final = ("seniority", "experience_band", "job_seniority", "gender")
 """The columns that reports are broken down by; two of them are no features."""
 
 _WIDE = LogisticSettings()
 _DEEP = DeepSettings(width=8, hidden=(128, 64), dropout=0.1, init_scale=0.3)
+_HISTORY = TransformerSettings(
+    row_width=8, width=64, hidden=(128,), dropout=0.2, init_scale=0.3,
+    history=HistorySettings(width=32, num_layers=1, dropout=0.2), list=None,
+)  # fmt: skip
+_LIST = ListSettings(dropout=0.2, rank="retrieval_score", rank_encoding="sinusoidal")
+_TRANSFORMER = _HISTORY.model_copy(update={"list": _LIST})
 
 
 @final
@@ -49,6 +69,10 @@ WIDE_DEEP: Final = Kind(
     "Wide & Deep", lambda s, n, seed: WideDeep(s, n, WideDeepSettings(wide=_WIDE, deep=_DEEP), seed=seed)
 )
 """Both, jointly."""
+HISTORY: Final = Kind("Transformer, no list", lambda s, n, seed: RankingTransformer(s, n, _HISTORY, seed=seed))
+"""Wide & Deep whose history is read event by event."""
+TRANSFORMER: Final = Kind("Transformer", lambda s, n, seed: RankingTransformer(s, n, _TRANSFORMER, seed=seed))
+"""The same, with candidates that see each other in the order in which retrieval gave them."""
 KINDS: Final = (LOGISTIC, DEEP, WIDE_DEEP)
 """The Wide & Deep paper's own comparison."""
 

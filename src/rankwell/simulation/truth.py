@@ -40,6 +40,8 @@ class Truth:
         click_examined_C: p(click | examined).
         examined_C: Whether the position was in fact examined.
         parts: The parts of the logit of `click_examined_C` by name; with the intercept they add up to it.
+        wanted_industry_R: The industry that the member was after in this session; of their older activity it is most
+            often their own.
     """
 
     request_ids_R: Ints
@@ -48,6 +50,7 @@ class Truth:
     click_examined_C: Doubles
     examined_C: NDArray[np.bool_]
     parts: Mapping[str, Doubles]
+    wanted_industry_R: Ints
 
     def of_requests(self, request_ids_R: Ints) -> Truth:
         """The truth of these requests, in this order: what stands beside a batch or a split.
@@ -75,6 +78,7 @@ class Truth:
             click_examined_C=self.click_examined_C[index_C],
             examined_C=self.examined_C[index_C],
             parts={part: values[index_C] for part, values in self.parts.items()},
+            wanted_industry_R=self.wanted_industry_R[row_R],
         )
 
 
@@ -110,6 +114,7 @@ def truth_of(table: pa.Table) -> Truth:
         click_examined_C=_values(table, "p_click_examined"),
         examined_C=table["examined"].combine_chunks().flatten().to_numpy(zero_copy_only=False),
         parts={part: _values(table, f"part_{part}") for part in CLICK_PARTS},
+        wanted_industry_R=table["wanted_industry"].to_numpy(),
     )
 
 
@@ -117,7 +122,8 @@ def truth_table(chunk: Chunk) -> pa.Table:
     """A chunk's truth, one row a request, in the order of its log."""
     responses = chunk.responses
     offsets = pa.array(np.concatenate([[0], np.cumsum(chunk.pages.length_R)]), pa.int32())
-    columns: dict[str, Any] = {"request_id": chunk.sessions.request_id_R}
+    sessions = chunk.sessions
+    columns: dict[str, Any] = {"request_id": sessions.request_id_R, "wanted_industry": sessions.industry_R}
     lists: dict[str, NDArray[Any]] = {f"p_{action}": values for action, values in responses.probabilities.items()}
     lists |= {"p_click_examined": responses.click_examined_C, "examined": responses.examined_C}
     lists |= {f"part_{part}": values for part, values in responses.parts.items()}
