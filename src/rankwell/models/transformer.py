@@ -128,6 +128,12 @@ class RankingTransformer(Model):
         self.tables = {**wide, **deep}
         self.linear_parts = frozenset(wide)
 
+    @property
+    def encoders(self) -> dict[str, HistoryEncoder]:
+        """The encoder of each sequence, by its name."""
+        encoders = [encoder for encoder in self.histories if isinstance(encoder, HistoryEncoder)]
+        return dict(zip(self._sequences, encoders, strict=True))
+
     def encode(self, features: Features) -> Encoded:
         """A candidate's vector, then the wide part's sum for each action; a request's pooled histories."""
         inputs = self.inputs(features)
