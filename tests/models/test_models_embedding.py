@@ -5,6 +5,7 @@ Letters: R requests · C candidates, flat · H history events · W row width.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from rankwell.data.log import log_from_table
 from rankwell.data.request import batch_from_request
 from rankwell.data.split import WholeLog
 from rankwell.data.statistics import NumericStatistics, measure_numerics
+from rankwell.errors import TrainingError
 from rankwell.models.embedding import CrossColumns, FeatureColumns, IdColumns, RowLookup, Rows
 from rankwell.models.wide_deep import Deep
 from rankwell.schema import Action, Bag, Categorical, Cross, Numeric, Quantiles, Schema, Sequence
@@ -190,6 +192,14 @@ def test_the_gradient_of_a_mean_is_shared_among_its_ids() -> None:
     expected = torch.zeros(30, WIDTH)
     expected[3], expected[4] = 1 / 3, 2 / 3
     torch.testing.assert_close(grads, expected)
+
+
+def test_a_gradient_that_is_no_number_names_its_feature() -> None:
+    lookup = lookup_of(FeatureColumns(SCHEMA, STATISTICS), training=True)
+    items_RW = lookup(features_of()).request_RW[:, 3 * WIDTH : 4 * WIDTH]  # after the member, years and skills
+    (items_RW * math.nan).sum().backward()
+    with pytest.raises(TrainingError, match=r"the rows of 'history.item' \(table 'job'\) is not finite"):
+        lookup.table.apply()
 
 
 def test_products_of_matching_rows_come_to_the_deep_part() -> None:

@@ -85,6 +85,7 @@ FORKED = """
 import os, sys, warnings
 warnings.simplefilter("ignore")
 import torch
+from rankwell.errors import TrainingError
 from rankwell.schema import TableSpec
 from rankwell.tables.sgd import Sgd
 from rankwell.tables.storage import Storage
@@ -103,6 +104,11 @@ assert torch.equal(in_memory.checkout(columns).blocks[0], lent)  # by two thread
 child = os.fork()
 if child == 0:
     same = [torch.equal(its.read(columns).blocks[0], lent) for its in (table, in_memory)]
+    try:
+        Table(table.specs, width=2, seed=0, init_scale=0.1, storage=storage)
+        same.append(False)
+    except TrainingError as error:
+        same.append("page.rows is in use by another table" in str(error))
     del table  # as the child ends in the ordinary way, it would empty the file
     sys.exit(0 if all(same) else 1)
 assert os.waitpid(child, 0)[1] == 0
@@ -111,7 +117,7 @@ assert all(torch.equal(its.read(columns).blocks[0], lent) for its in (table, in_
 
 
 @needs_native
-def test_a_forked_child_leaves_its_parents_file_alone(tmp_path: Path) -> None:
+def test_another_process_cannot_open_the_file_and_a_forked_child_leaves_it_alone(tmp_path: Path) -> None:
     # what a sanitizer thinks of fork is not asked here
     without = ("LD_PRELOAD", "RANKWELL_NATIVE") if "LD_PRELOAD" in os.environ else ()
     environment = {name: value for name, value in os.environ.items() if name not in without}

@@ -15,6 +15,7 @@ from rankwell.schema import TableSpec
 from rankwell.tables.adagrad import AdaGrad, RowWiseAdaGrad
 from rankwell.tables.ftrl import Ftrl
 from rankwell.tables.lazy_adam import LazyAdam
+from rankwell.tables.loan import IdColumn
 from rankwell.tables.row_optimizer import RowOptimizer
 from rankwell.tables.row_store import DEFAULT_KEY, StoredRows
 from rankwell.tables.sgd import Sgd
@@ -263,7 +264,7 @@ def test_a_gradient_that_is_no_number_is_refused_and_nothing_moves(bad: float) -
     blocks = table.checkout([[column("job", [1, 2])], [column("member", [1, 2])]]).blocks
     blocks[0].backward(torch.ones(2, 3))
     blocks[1].backward(torch.tensor([[1.0, 1.0, 1.0], [1.0, bad, 1.0]]))
-    with pytest.raises(TrainingError, match="table member is not finite"):
+    with pytest.raises(TrainingError, match="rows of table 'member' is not finite"):
         table.apply()
     table.abandon()
     after = state_of(table)
@@ -274,9 +275,20 @@ def test_a_gradient_that_is_no_number_is_refused_and_nothing_moves(bad: float) -
     assert read(table, "member", [1, 2]).isfinite().all()
 
 
+def test_a_gradient_that_is_no_number_names_the_feature() -> None:
+    table = new_table(MEMBER, rule=SGD)
+    columns = [IdColumn("member", torch.tensor([1, 2]), feature) for feature in ("viewer", "author")]
+    (block,) = table.checkout([columns]).blocks
+    block.backward(torch.tensor([[0.0] * 5 + [math.nan]] * 2))
+    with pytest.raises(TrainingError, match=r"rows of 'author' \(table 'member'\) is not finite"):
+        table.collect()
+    with pytest.raises(LogError, match=r"an id of 'author' \(table 'member'\) is negative"):
+        table.read([[IdColumn("member", torch.tensor([-7]), "author")]])
+
+
 def test_a_sum_of_gradients_that_overflows_is_refused() -> None:
     table = new_table(MEMBER, rule=SGD)
-    with pytest.raises(TrainingError, match="table member is not finite"):
+    with pytest.raises(TrainingError, match="rows of table 'member' is not finite"):
         train_on(table, "member", [1, 1], grad=3e38)
 
 

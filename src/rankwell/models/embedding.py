@@ -117,7 +117,7 @@ class FeatureColumns(IdColumns):
 
     def single(self, features: Features, on: str) -> list[IdColumn]:
         """See `IdColumns`."""
-        return [IdColumn(table, self.ids.of(features, name)) for name, table in self._single[on]]
+        return [IdColumn(table, self.ids.of(features, name), name) for name, table in self._single[on]]
 
     def lists(self, features: Features, on: str) -> list[tuple[IdColumn, Tensor]]:
         """See `IdColumns`."""
@@ -126,11 +126,12 @@ class FeatureColumns(IdColumns):
             if side == on:
                 bag = _side_columns(features, on)[name]
                 assert isinstance(bag, Ragged)
-                columns.append((IdColumn(table, bag.values), bag.offsets))
+                columns.append((IdColumn(table, bag.values, name), bag.offsets))
         if on == "request":
             for sequence, field, table in self._history:
                 events = features.history[sequence]
-                columns.append((IdColumn(table, events.columns[field]), events.offsets))
+                ids_H = events.columns[field]
+                columns.append((IdColumn(table, ids_H, f"{sequence}.{field}"), events.offsets))
         return columns
 
     def events(self, features: Features) -> dict[str, list[IdColumn]]:
@@ -138,7 +139,7 @@ class FeatureColumns(IdColumns):
         columns: dict[str, list[IdColumn]] = {}
         for sequence, field, table in self._events:
             ids_H = features.history[sequence].columns[field]
-            columns.setdefault(sequence, []).append(IdColumn(table, ids_H))
+            columns.setdefault(sequence, []).append(IdColumn(table, ids_H, f"{sequence}.{field}"))
         return columns
 
 
@@ -236,7 +237,10 @@ class RowLookup(nn.Module):
         wanted += events.values()
         if not wanted:
             return Rows(torch.zeros(features.num_requests, 0), torch.zeros(features.num_candidates, 0), {})
-        blocks = [[part for c in columns for part in part_columns(self._specs[c.table], c.ids)] for columns in wanted]
+        blocks = [
+            [part for c in columns for part in part_columns(self._specs[c.table], c.ids, c.feature)]
+            for columns in wanted
+        ]
         loan = self.table.checkout(blocks) if self.training else self.table.read(blocks)
         lent = iter(
             composed_rows(rows, tuple(self._specs[c.table] for c in columns), self.table.width)

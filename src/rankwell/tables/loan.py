@@ -21,10 +21,27 @@ __all__ = ["IdColumn", "LaidOut", "Loan", "lay_out"]
 
 @final
 class IdColumn(NamedTuple):
-    """Ids of one table: ``ids`` is int64, of any length."""
+    """Ids of one table.
+
+    Args:
+        table: Its name.
+        ids: int64, of any length.
+        feature: Whose ids they are, for messages; the table's own where it is empty.
+    """
 
     table: str
     ids: Tensor
+    feature: str = ""
+
+    @property
+    def known_as(self) -> str:
+        """What messages call the column.
+
+        >>> IdColumn("job", torch.tensor([1]), feature="clicks.job").known_as
+        "'clicks.job' (table 'job')"
+        """
+        own = self.feature in ("", self.table)
+        return f"table {self.table!r}" if own else f"{self.feature!r} (table {self.table!r})"
 
 
 @final
@@ -91,19 +108,21 @@ def lay_out(blocks: Sequence[Sequence[IdColumn]], tables: Mapping[str, int], wid
         num_ids = len(block[0].ids)
         rows = torch.empty(num_ids, len(block) * width)
         filled.append(rows)
-        for f, (name, ids_n) in enumerate(block):
+        for f, column in enumerate(block):
+            name, ids_n = column.table, column.ids
             if len(ids_n) != num_ids:
                 raise SchemaError("columns of one block differ in length", found=[len(c.ids) for c in block])
             if num_ids and int(ids_n.min()) < MISSING_ID:
                 raise LogError(
-                    f"an id of table {name!r} is negative",
+                    f"an id of {column.known_as} is negative",
                     found=int(ids_n.min()),
                     allowed=f"0 … 2^63 - 1, or MISSING_ID ({MISSING_ID}) where the schema allows a missing id",
                     do="hash or shift the ids before writing the log",
                 )
             if name not in tables:
                 raise SchemaError(f"no table {name!r} here", found=list(tables))
-            columns.append(LentColumn(tables[name], ids_n.contiguous(), rows, f * width, places, start))
+            lent = LentColumn(tables[name], ids_n.contiguous(), rows, f * width, places, start, column.feature)
+            columns.append(lent)
             of_block.append(b)
             start += num_ids
     return LaidOut(columns, of_block, Loan(tuple(filled)))

@@ -18,17 +18,17 @@ from rankwell.types import MISSING_ID
 __all__ = ["composed_rows", "part_columns"]
 
 
-def part_columns(spec: TableSpec, ids_n: Tensor) -> tuple[IdColumn, ...]:
+def part_columns(spec: TableSpec, ids_n: Tensor, feature: str = "") -> tuple[IdColumn, ...]:
     """The columns that a column of ids reads: itself, or its remainders and quotients where rows are composed.
 
-    An id outside the table reads both default rows.
+    An id outside the table reads both default rows. `feature` is what messages call the column.
 
     >>> columns = part_columns(TableSpec(name="member", num_ids=100, num_remainders=10), torch.tensor([42, -1, 100]))
     >>> [(column.table, column.ids.tolist()) for column in columns]
     [('member_remainder', [2, -1, 10]), ('member_quotient', [4, -1, 10])]
     """
     if spec.num_remainders is None:
-        return (IdColumn(spec.name, ids_n),)
+        return (IdColumn(spec.name, ids_n, feature),)
     remainder, quotient = spec.parts()
     m = spec.num_remainders
     within_n = ids_n < spec.size
@@ -36,8 +36,8 @@ def part_columns(spec: TableSpec, ids_n: Tensor) -> tuple[IdColumn, ...]:
     quotients_n = torch.where(within_n, ids_n.div(m, rounding_mode="floor"), quotient.size)
     missing_n = ids_n == MISSING_ID
     return (
-        IdColumn(remainder.name, remainders_n.masked_fill(missing_n, MISSING_ID)),
-        IdColumn(quotient.name, quotients_n.masked_fill(missing_n, MISSING_ID)),
+        IdColumn(remainder.name, remainders_n.masked_fill(missing_n, MISSING_ID), feature),
+        IdColumn(quotient.name, quotients_n.masked_fill(missing_n, MISSING_ID), feature),
     )
 
 

@@ -63,6 +63,7 @@ class LentColumn(NamedTuple):
         at: The first of the column's W columns in the block.
         places: int32; where the store notes which row each id read.
         start: The column's first place in `places`.
+        feature: As in `IdColumn`.
     """
 
     table: int
@@ -71,6 +72,7 @@ class LentColumn(NamedTuple):
     at: int
     places: Tensor
     start: int
+    feature: str
 
 
 class Draw(NamedTuple):

@@ -346,13 +346,11 @@ class Table:
             raise SchemaError(f"no table {name!r} here", found=list(self.names)) from None
 
     def _not_finite(self, returned: Sequence[LentColumn]) -> TrainingError:
-        bad = [
-            self.names[c.table]
-            for c in returned
-            if not c.block_nFW[:, c.at : c.at + self.width].isfinite().all()
-        ]  # fmt: skip
+        bad = [c for c in returned if not c.block_nFW[:, c.at : c.at + self.width].isfinite().all()]
+        summed = bad or returned  # where each is a number, their sum over a row's uses is not
+        names = {IdColumn(self.names[c.table], c.ids_n, c.feature).known_as for c in summed}
         return TrainingError(
-            f"a gradient of the rows of table {', '.join(sorted(set(bad) or self.names))} is not finite",
+            f"a gradient of the rows of {', '.join(sorted(names))} is not finite",
             allowed="finite gradients",
             do="lower the learning rates, or look for outliers among the numeric columns; no row has moved",
         )
