@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
+from rankwell.app.head_inspection import draw_heads, head_tables
 from rankwell.app.inspection import draw_inspection, inspection_tables
 from rankwell.app.pipeline import demonstrate
 from rankwell.app.plan_table import plan_printer
@@ -23,6 +25,7 @@ from rankwell.app.study_page import write_study
 from rankwell.data.writer import impressions_table
 from rankwell.errors import RankwellError, RequestError
 from rankwell.serving.bundle import read_bundle
+from rankwell.serving.head_inspection import inspect_heads
 from rankwell.serving.inspection import inspect_bundle
 from rankwell.serving.ranker import Ranker
 from rankwell.simulation.settings import MarketplaceSettings
@@ -31,6 +34,7 @@ from rankwell.studies.optimizers import study_optimizers
 from rankwell.studies.regularisation import study_regularisation
 from rankwell.studies.segment_repair import study_segment_repair
 from rankwell.studies.study import StudyResult
+from rankwell.studies.transformer import study_transformer
 from rankwell.studies.wide_deep import study_wide_deep
 from rankwell.training.recipe import read_recipe
 
@@ -45,6 +49,24 @@ app: Final = typer.Typer(
 )
 study: Final = typer.Typer(help="Repeatable experiments behind the claims.", no_args_is_help=True)
 app.add_typer(study, name="study")
+
+
+class _TablesByDefault(TyperGroup):
+    """`rankwell inspect BUNDLE` is `rankwell inspect tables BUNDLE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = ["tables", *args]
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
+
+
+inspect: Final = typer.Typer(
+    cls=_TablesByDefault,
+    no_args_is_help=True,
+    help="Look into a bundle: its tables (by default), or its model's heads.",
+)
+app.add_typer(inspect, name="inspect")
 _console: Final = Console()
 
 Json = Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file, flat names to numbers.")]
@@ -151,8 +173,8 @@ def report(
     _console.print(str(report_run(read_bundle(bundle), read_recipe(recipe_file), data, out)))
 
 
-@app.command()
-def inspect(
+@inspect.command("tables")
+def tables(
     bundle: BundleFolder,
     json_file: Json = None,
     figure: Annotated[
@@ -165,6 +187,27 @@ def inspect(
         _console.print(table)
     if figure is not None:
         draw_inspection(inspection, figure)
+        _console.print(f"figure: {figure}")
+    _write_json(json_file, inspection.numbers())
+
+
+@inspect.command("heads")
+def heads(
+    bundle: BundleFolder,
+    recipe_file: RecipeFile,
+    data: Data,
+    requests: Annotated[int, typer.Option(min=1, help="About how many requests of the tune split.")] = 2000,
+    seed: Seed = 0,
+    json_file: Json = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw all of it into this PNG, SVG or PDF.")] = None,
+) -> None:
+    """Show what a model's heads of attention attend to, their overlap, their gates, and the AUC lost without each."""
+    batches = read_recipe(recipe_file).batches("tune", data, seed=seed)
+    inspection = inspect_heads(read_bundle(bundle).model, batches, num_requests=requests, seed=seed)
+    for table in head_tables(inspection):
+        _console.print(table)
+    if figure is not None:
+        draw_heads(inspection, figure)
         _console.print(f"figure: {figure}")
     _write_json(json_file, inspection.numbers())
 
@@ -187,6 +230,19 @@ def segment_repair(
 ) -> None:
     """Mend a miscalibrated group: the feature's transform against a per-segment Platt."""
     _print_study(study_segment_repair(seeds=range(seeds), num_requests=requests, say=_console.print), json_file)
+
+
+@study.command("transformer")
+def transformer(
+    seeds: Annotated[int, typer.Option(min=2, help="Marketplaces, one a seed.")] = 5,
+    requests: Annotated[int, typer.Option(min=300, help="Requests in each log.")] = 40_000,
+    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-transformer.html"),
+    json_file: Json = None,
+) -> None:
+    """What a Transformer over history and list gains over Wide & Deep; where the mood just changed, apart."""
+    result = study_transformer(seeds=range(seeds), num_requests=requests, say=_console.print)
+    _print_study(result, json_file)
+    _console.print(str(write_study(result, out)))
 
 
 @study.command("optimizers")
