@@ -66,6 +66,11 @@ def test_the_readme_shows_the_example_as_it_is_in_20_lines() -> None:
     assert len([line for line in example.splitlines() if line.strip()]) <= 20
 
 
+def test_the_readme_stacks_a_transformer_in_10_lines() -> None:
+    (body,) = [body for _, body in blocks("README.md", "python") if "RankingTransformer" in body]
+    assert len([line for line in body.splitlines() if line.strip()]) <= 10
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_and_named_files_exist(document: str) -> None:
     text = _COMMENT.sub("", text_of(document))
