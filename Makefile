@@ -25,6 +25,7 @@ SMALL_wide_deep_rate := --ids 20000 --sample 200000 --steps 8 --rounds 2 --hidde
 SMALL_history_once := --requests 8 --rounds 3
 SMALL_attention_growth := --rounds 3 --requests 20
 SMALL_ftrl_zeros := --requests 2000 --seeds 1 2
+SMALL_marketplace_order := --requests 1500 --seeds 2
 BENCHMARKS := $(patsubst benchmarks/%.py,out/bench/%.json,$(wildcard benchmarks/*.py))
 
 .PHONY: help demo test test-slow sanitize check bench docs clean
