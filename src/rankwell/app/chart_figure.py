@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from markupsafe import Markup
@@ -79,10 +78,9 @@ def _draw_panel(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
         axis.set_minor_locator(NullLocator())
         if is_log:
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    if panel.x_names:
-        axes.xaxis.set_major_locator(FixedLocator(_places(panel)))
-        axes.set_xticklabels(list(panel.x_names.values()))
-
-
-def _places(panel: Panel) -> Sequence[float]:
-    return list(panel.x_names)
+    for axis, names in ((axes.xaxis, panel.x_names), (axes.yaxis, panel.y_names)):
+        if names:
+            axis.set_major_locator(FixedLocator(list(names)))
+            axis.set_ticklabels(list(names.values()))
+    if panel.y_names:
+        axes.invert_yaxis()

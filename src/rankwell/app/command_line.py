@@ -30,6 +30,7 @@ from rankwell.serving.inspection import inspect_bundle
 from rankwell.serving.ranker import Ranker
 from rankwell.simulation.settings import MarketplaceSettings
 from rankwell.simulation.simulate import simulate as simulate_log
+from rankwell.studies.losses import study_losses
 from rankwell.studies.optimizers import study_optimizers
 from rankwell.studies.regularisation import study_regularisation
 from rankwell.studies.segment_repair import study_segment_repair
@@ -273,6 +274,19 @@ def regularisation(
 ) -> None:
     """The L1 diamond and the L2 circle; sparsity and AUC against strength for FTRL, group lasso and lazy decay."""
     result = study_regularisation(seeds=range(seeds), num_rows=rows, num_ids=ids, say=_console.print)
+    _print_study(result, json_file)
+    _console.print(str(write_study(result, out)))
+
+
+@study.command("losses")
+def losses(
+    seeds: Annotated[int, typer.Option(min=2, help="Marketplaces, one a seed.")] = 5,
+    requests: Annotated[int, typer.Option(min=1_000, help="Requests in each log.")] = 40_000,
+    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-losses.html"),
+    json_file: Json = None,
+) -> None:
+    """One model by ten losses: which give probabilities, which only an order; nDCG@10 against log loss and ECE."""
+    result = study_losses(seeds=range(seeds), num_requests=requests, say=_console.print)
     _print_study(result, json_file)
     _console.print(str(write_study(result, out)))
 

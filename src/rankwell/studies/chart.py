@@ -51,7 +51,8 @@ class Panel:
         lines: In the order of the legend.
         is_log_x, is_log_y: Whether an axis is logarithmic.
         is_square: Whether a unit is as long across as up.
-        x_names: What places on the x axis are called, where they are no numbers.
+        x_names, y_names: What places on an axis are called, where they are no numbers; a y axis of names is read
+            downwards.
         contours: Beneath the lines.
         upright: Where a thin upright line stands, if anywhere.
     """
@@ -64,6 +65,7 @@ class Panel:
     is_log_y: bool = False
     is_square: bool = False
     x_names: Mapping[float, str] = field(default_factory=dict)
+    y_names: Mapping[float, str] = field(default_factory=dict)
     contours: Contours | None = None
     upright: float | None = None
 
