@@ -314,6 +314,12 @@ class Store {
         for (const Account& account : accounts_) seen += account.num_seen;
         return seen;
     }
+    uint64_t num_waiting() const {  // ids of a growing table that were seen too seldom for a row
+        if (!grows()) return 0;
+        uint64_t known = 0;
+        for (int s = 0; s < Index::num_shards; ++s) known += index_->count(s);
+        return known - num_seen();
+    }
     uint64_t num_bytes() const {
         return num_slots() * (row_stride_ + (shape_.is_packed ? 0 : rest_stride_)) + (grows() ? index_->num_bytes() : 0);
     }

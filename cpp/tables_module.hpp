@@ -26,6 +26,10 @@ inline Tick tick_of(const TickTuple& t) {
     return {step, rate, at<const double>(rates), at<const double>(sums), at<const double>(shrinks)};
 }
 
+inline Transit transit_of(Address keys, Address last, Address sightings, Address states, Address rows) {
+    return {at<int64_t>(keys), at<uint32_t>(last), at<uint32_t>(sightings), at<float>(states), at<char>(rows)};
+}
+
 inline std::vector<Column> columns_of(const std::vector<ColumnTuple>& tuples) {
     std::vector<Column> columns;
     for (const auto& [store, ids, n, to, stride, index] : tuples)
@@ -75,9 +79,7 @@ inline void bind_tables(nb::module_& m) {
         }, "t"_a, "only_changed"_a, "takes"_a, nb::keep_alive<0, 1>())
         .def("insert", [](Tables& self, int t, size_t n, Address keys, Address last, Address sightings, Address states,
                           Address rows, bool changes) {
-            const Transit from{at<int64_t>(keys), at<uint32_t>(last), at<uint32_t>(sightings), at<float>(states),
-                               at<char>(rows)};
-            from.in(self.store(t), n, changes);
+            transit_of(keys, last, sightings, states, rows).in(self.store(t), n, changes);
         }, Released())
         .def("remove", [](Tables& self, int t, size_t n, Address keys) {
             self.store(t).remove({at<const int64_t>(keys), n});
@@ -89,14 +91,14 @@ inline void bind_tables(nb::module_& m) {
         })
         .def("num_rows", [](Tables& self, int t) { return self.store(t).num_rows(); })
         .def("num_seen", [](Tables& self, int t) { return self.store(t).num_seen(); })
+        .def("num_waiting", [](Tables& self, int t) { return self.store(t).num_waiting(); })
         .def("num_bytes", [](Tables& self, int t) { return self.store(t).num_bytes(); })
         .def("num_resident", [](Tables& self, int t) { return self.store(t).num_resident(); })
         .def("num_evicted", [](Tables& self, int t, bool by_age) { return self.store(t).num_evicted(by_age); });
     nb::class_<Scan>(m, "Scan")
         .def("next", [](Scan& self, size_t room, Address keys, Address last, Address sightings, Address states,
                         Address rows, const BoundRule& rule, const TickTuple& tuple, bool freshens) {
-            const Transit to{at<int64_t>(keys), at<uint32_t>(last), at<uint32_t>(sightings), at<float>(states),
-                             at<char>(rows)};
+            const Transit to = transit_of(keys, last, sightings, states, rows);
             const Tick tick = tick_of(tuple);
             return with_rule(rule.rule, tick, [&](const auto& r) { return self.next(to, room, r, tick, freshens); });
         }, Released());

@@ -87,6 +87,7 @@ def test_train_writes_a_bundle_and_mean_and_sd_over_seeds(demo: Path) -> None:
         "train", RECIPE, "--data", demo / "data", "--out", demo / "trained", "--seeds", 2, "--json", demo / "seeds.json"
     )
     assert "2 seeds" in text
+    assert "rows after training, seed 0" in text
     assert "every action" in text
     numbers = json.loads((demo / "seeds.json").read_text())
     assert numbers["calibrated/auc/sd"] > 0

@@ -14,6 +14,7 @@ from rankwell.tables.sgd import Sgd
 from rankwell.tables.storage import Eviction, Storage
 from rankwell.tables.table import Table
 from table_play import JOB, MEMBER, in_plain, lend, needs_native, new_table, read, stored, train_on
+from table_state import load_state, state_of
 
 SGD = Sgd(learning_rate=0.5)
 MAX_ROWS = 16_384
@@ -79,6 +80,38 @@ def test_who_waits_for_a_row_is_forgotten_too() -> None:
     assert torch.equal(lend(table, "member", [7]), read(table, "member", [99]))  # the default row: its first again
     rows = stored(table, "member")
     assert rows.sightings_n[rows.keys_n == 7].tolist() == [1]
+
+
+def test_who_waits_is_counted() -> None:
+    table = by_age(16, admission=3)
+    for ids, num_waiting, num_seen in (([7, 7, 8], 2, 0), ([7], 1, 1), ([8, 9], 2, 1), ([7] * 9, 2, 1), ([8], 1, 2)):
+        train_on(table, "member", ids)
+        assert (table.num_waiting, table.num_seen) == (num_waiting, num_seen)
+    for _ in range(40):
+        train_on(table, "member", [-1])
+    assert (table.num_waiting, table.num_seen, table.num_evicted(by_age=True)) == (0, 0, 2)
+    direct = new_table(JOB, rule=SGD, admission=3)
+    train_on(direct, "job", [7])
+    assert direct.num_waiting == 0
+
+
+def test_what_was_evicted_stays_counted_over_starts_and_cleared_tables() -> None:
+    table = by_age(16)
+    train_on(table, "member", range(100))
+    for _ in range(40):
+        train_on(table, "member", [0])
+    table.clear()
+    assert (table.num_seen, table.num_evicted(by_age=True), table.num_evicted(by_age=False)) == (0, 99, 0)
+    again = by_age(16)
+    load_state(again, state_of(table))
+    train_on(again, "member", range(100, 110))
+    for _ in range(40):
+        train_on(again, "member", [0])
+    assert again.num_evicted(by_age=True) == 109
+    again.load_progress(again.progress())
+    assert (again.num_evicted(by_age=True), again.num_evicted(by_age=False)) == (109, 0)
+    again.train_with(SGD)
+    assert again.num_evicted(by_age=True) == 0
 
 
 def test_slots_of_rows_gone_are_used_again() -> None:

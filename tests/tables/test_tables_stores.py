@@ -163,7 +163,7 @@ def test_both_evict_the_same_ids(rule: RowOptimizer, eviction: Eviction, admissi
     compiled = new_table(MEMBER, **settings)
     with in_plain():
         plain = new_table(MEMBER, **settings)
-    gone = []
+    gone, waiting = [], []
     for table in (compiled, plain):
         table.track_removed(on=True)
         generator = torch.Generator().manual_seed(3)
@@ -172,9 +172,11 @@ def test_both_evict_the_same_ids(rule: RowOptimizer, eviction: Eviction, admissi
             many = torch.randint(0, 10**9, (500,), generator=generator)
             ids = torch.cat([few, many, many[:250]]) if eviction.max_age_steps else torch.cat([few, many, many])
             train_on(table, "member", ids)
+        waiting.append(table.num_waiting)
         gone.append(table.take_removed("member").sort().values)
     assert torch.equal(*gone)
     assert len(gone[0]) > 1000
+    assert waiting[0] == waiting[1]
     for by_age in (True, False):
         assert compiled.num_evicted(by_age=by_age) == plain.num_evicted(by_age=by_age)
     assert compiled.num_evicted(by_age=eviction.max_age_steps is not None) > 0

@@ -43,6 +43,8 @@ from rankwell.data.split import WholeLog
 from rankwell.errors import CheckpointError, LogError, TrainingError
 from rankwell.models.model import Model
 from rankwell.models.wide_deep import Logistic, LogisticSettings
+from rankwell.schema import Categorical, Numeric, TableSpec
+from rankwell.tables.storage import Eviction, Storage
 from rankwell.training.log_pieces import LogPiece, pieces_of_files
 from rankwell.training.objectives import PointwiseObjective
 from rankwell.training.predictions import predict_action
@@ -168,6 +170,34 @@ def test_reports_count_over_all_pieces() -> None:
     unknown = [dataclasses.replace(days(1)[0], num_requests=None), *days(2)[1:]]
     streamed(logistic(jobs_log(200, 1)), unknown, on_step=reports.append)
     assert reports[-1].num_requests_total is None
+
+
+def test_rows_and_what_became_of_them_are_counted_over_all_starts(tmp_path: Path) -> None:
+    """Each day has 8 jobs of its own and one that is seen once: of a batch of 20 at a time, 5 batches a day."""
+    features = (Categorical(name="job"), Numeric(name="match"))
+    schema = JOBS.model_copy(update={"features": features, "tables": (TableSpec(name="job", growing=True),)})
+
+    def day(number: int) -> RequestLog:
+        table, _ = jobs_table(100, 10 + number)
+        jobs = np.concatenate([table["job"].to_numpy()[1:], [99]]) + 1000 * number
+        return log_from_table(table.set_column(0, "job", pa.array(jobs)), schema)
+
+    def gone_through(num_days: int, checkpoints: Path | None) -> StreamHistory:
+        model = Logistic(schema, statistics_of(day(0)), LogisticSettings(admission=2, default_rate=0.0), seed=0)
+        plan = dataclasses.replace(PLAN, storage={"wide": Storage(eviction=Eviction(max_age_steps=16))})
+        return fit_stream(
+            model, PointwiseObjective(schema), plan, [piece_of(day(d), str(d)) for d in range(num_days)], EXACT, seed=0,
+            checkpoints=checkpoints,
+        )  # fmt: skip
+
+    through = gone_through(8, None)
+    first, second, *_, last = through.pieces
+    assert (first.num_seen, first.num_waiting, second.num_seen, second.num_waiting) == (8, 1, 16, 2)
+    assert (second.num_evicted_by_age, last.num_evicted_by_frequency) == (0, 0)
+    assert 24 <= last.num_evicted_by_age == 64 - last.num_seen <= 40  # not lent for 16 steps, or up to 20
+    assert 1 <= last.num_waiting < 8
+    gone_through(5, tmp_path)
+    assert figures(gone_through(8, tmp_path)) == figures(through)
 
 
 def test_one_piece_is_in_memory_at_a_time() -> None:

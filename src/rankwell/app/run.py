@@ -14,6 +14,7 @@ from rich.table import Table
 
 from rankwell.app.number_format import number
 from rankwell.app.report import ModelResult, ReportData, write_report
+from rankwell.app.row_table import row_table
 from rankwell.evaluation.intervals import MeanAndSd, mean_and_sd
 from rankwell.evaluation.report import Evaluation
 from rankwell.serving.bundle import Bundle, write_bundle
@@ -59,7 +60,7 @@ def train_runs(
     """
     truth = _truth_beside(recipe, data)
     checkpoints = {seed: out.parent / f".{out.name}.checkpoints-{seed}" for seed in seeds}
-    judgements = []
+    judgements, rows = [], []
     for seed in seeds:
         told = on_plan if seed == seeds[0] else None
         trained = train(
@@ -68,6 +69,8 @@ def train_runs(
         judgement = judge(recipe, trained.model, trained.calibrators, data, truth=truth)
         if seed == seeds[0]:
             write_bundle(bundle_of(trained, recipe, judgement), out)
+            if trained.model.tables:
+                rows.append(row_table(trained.model.tables, f"{recipe.name}: rows after training, seed {seed}"))
         judgements.append(judgement)
     for folder in checkpoints.values():
         Checkpoints(folder, {}).clear()
@@ -77,8 +80,8 @@ def train_runs(
         summary = _over_seeds([found[name] for found in of_seeds])
         numbers[f"{name}/mean"], numbers[f"{name}/sd"] = summary.mean, summary.sd
     first, title = judgements[0], f"{recipe.name}, test, calibrated, seed {seeds[0]}"
-    tables = (_summary(recipe, judgements), first.calibrated.table(title), *_further_actions(recipe, first, title))
-    return EvaluatedRun(tables, recipe.notes, numbers)
+    worth = (_summary(recipe, judgements), first.calibrated.table(title), *_further_actions(recipe, first, title))
+    return EvaluatedRun((*rows, *worth), recipe.notes, numbers)
 
 
 def evaluate_run(bundle: Bundle, recipe: Recipe, data: Path) -> EvaluatedRun:

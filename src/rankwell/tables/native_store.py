@@ -148,6 +148,10 @@ class NativeStore(RowStore):
         """See `RowStore`."""
         return int(self._tables.num_seen(t))
 
+    def num_waiting(self, t: int) -> int:
+        """See `RowStore`."""
+        return int(self._tables.num_waiting(t))
+
     def num_bytes(self, t: int) -> int:
         """See `RowStore`."""
         return int(self._tables.num_bytes(t))

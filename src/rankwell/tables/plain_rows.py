@@ -340,6 +340,11 @@ class PlainRows:
         return len(self._slots) if self._spec.growing else self._num_seen
 
     @property
+    def num_waiting(self) -> int:
+        """See `RowStore`."""
+        return len(self._waiting)
+
+    @property
     def num_bytes(self) -> int:
         """See `RowStore`; a dict takes about 100 bytes an entry."""
         row = self._rows.element_size() * self._shape.width + 4 * self._shape.state_width + 16

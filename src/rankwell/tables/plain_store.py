@@ -132,6 +132,10 @@ class PlainStore(RowStore):
         """See `RowStore`."""
         return self._tables[t].num_seen
 
+    def num_waiting(self, t: int) -> int:
+        """See `RowStore`."""
+        return self._tables[t].num_waiting
+
     def num_bytes(self, t: int) -> int:
         """See `RowStore`."""
         return self._tables[t].num_bytes

@@ -180,6 +180,10 @@ class RowStore(abc.ABC):
         """Rows of ids that training has seen."""
 
     @abc.abstractmethod
+    def num_waiting(self, t: int) -> int:
+        """Ids of a growing table that training has seen too seldom for a row; 0 of others, whose ids all have one."""
+
+    @abc.abstractmethod
     def num_bytes(self, t: int) -> int:
         """Bytes of rows, counts, state and index."""
 

@@ -96,6 +96,7 @@ class Table:
         self._clock = Clock()
         self._open: list[LaidOut] = []
         self._is_collected = False
+        self._num_evicted_before = [0, 0]  # by stores before this one: by frequency, by age
         self._store = self._new_store(None)
 
     def _new_store(self, rule: RowOptimizer | None) -> RowStore:
@@ -142,6 +143,11 @@ class Table:
         return sum(self._store.num_seen(t) for t in range(len(self.specs)))
 
     @property
+    def num_waiting(self) -> int:
+        """Ids of growing tables that training has seen too seldom for a row yet; see `admission`."""
+        return sum(self._store.num_waiting(t) for t in range(len(self.specs)))
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of rows, counts, state and index, in memory or in files."""
         return sum(self._store.num_bytes(t) for t in range(len(self.specs)))
@@ -152,7 +158,10 @@ class Table:
         return sum(self._store.num_resident_bytes(t) for t in range(len(self.specs)))
 
     def num_evicted(self, *, by_age: bool) -> int:
-        """Rows evicted so far, by age or else by frequency."""
+        """Rows evicted since the rule was given, over all starts of its training, by age or else by frequency."""
+        return self._num_evicted_before[by_age] + self._num_evicted_of_store(by_age)
+
+    def _num_evicted_of_store(self, by_age: bool) -> int:
         return sum(self._store.num_evicted(t, by_age=by_age) for t in range(len(self.specs)))
 
     def train_with(self, rule: RowOptimizer, storage: Storage | None = None) -> None:
@@ -173,6 +182,7 @@ class Table:
         own = {name: next(self.chunks(name, max_rows=1)).where(slice(2)) for name in self.names}
         self._rule, self._learning_rate, self._clock = rule, rule.learning_rate, Clock(rule.decay)
         self._open.clear()
+        self._num_evicted_before = [0, 0]
         del self._store  # a file is opened by one store at a time
         self._store = self._new_store(rule)
         for name in self.names:
@@ -313,8 +323,9 @@ class Table:
         self._store.insert(self._table(name), rows, changed=changed)
 
     def clear(self) -> None:
-        """Forget all rows: each is again as it starts."""
+        """Forget all rows: each is again as it starts. None of them counts as evicted."""
         self.abandon()
+        self._num_evicted_before = [self.num_evicted(by_age=by_age) for by_age in (False, True)]
         del self._store
         self._store = self._new_store(self._rule)
 
@@ -332,12 +343,19 @@ class Table:
 
     def progress(self) -> dict[str, Tensor]:
         """What besides its rows a table needs to go on bit-equal; `load_progress` takes it."""
-        return {**self._clock.state(), "learning_rate": torch.tensor([self._learning_rate], dtype=torch.float64)}
+        return {
+            **self._clock.state(),
+            "learning_rate": torch.tensor([self._learning_rate], dtype=torch.float64),
+            "num_evicted": torch.tensor([self.num_evicted(by_age=by_age) for by_age in (False, True)]),
+        }
 
     def load_progress(self, progress: Mapping[str, Tensor]) -> None:
-        """Take what `progress` gave."""
+        """Take what `progress` gave; rows evicted by whoever wrote no count of them are not counted."""
         self._clock.load_state(progress)
         self._learning_rate = float(progress["learning_rate"])
+        if "num_evicted" in progress:
+            evicted = progress["num_evicted"].tolist()
+            self._num_evicted_before = [n - self._num_evicted_of_store(bool(b)) for b, n in enumerate(evicted)]
 
     def _table(self, name: str) -> int:
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -19,6 +19,7 @@ from rankwell.data.batches import Batches, Position
 from rankwell.errors import CheckpointError, LogError
 from rankwell.losses.pointwise import binary_cross_entropy
 from rankwell.models.model import Model
+from rankwell.tables.table import Table
 from rankwell.training.checkpoint import Checkpoint, PeriodicCheckpoints, check_periods
 from rankwell.training.log_pieces import LogPiece, check_pieces, digest_of_names
 from rankwell.training.objectives import Objective, binary_labels
@@ -225,7 +226,7 @@ class _Stream:
             if self.checkpoints is not None and self.checkpoints.is_due(self.stepper.num_steps):
                 self._save(position, fingerprint)
             asked = time.perf_counter()
-        self.records.append(running.record(piece.name))
+        self.records.append(running.record(piece.name, self.model.tables.values()))
         self.running = _Running()
         if self.checkpoints is None:
             self._tell()
@@ -351,7 +352,7 @@ class _Running:
     def mean_log_loss(self) -> float:
         return self.log_loss / self.weight if self.weight else math.nan
 
-    def record(self, name: str) -> PieceRecord:
+    def record(self, name: str, tables: Collection[Table]) -> PieceRecord:
         return PieceRecord(
             name=name,
             num_requests=self.num_requests,
@@ -364,4 +365,8 @@ class _Running:
             reading_s=self.reading_s,
             opening_s=self.opening_s,
             saving_s=self.saving_s,
+            num_seen=sum(table.num_seen for table in tables),
+            num_waiting=sum(table.num_waiting for table in tables),
+            num_evicted_by_age=sum(table.num_evicted(by_age=True) for table in tables),
+            num_evicted_by_frequency=sum(table.num_evicted(by_age=False) for table in tables),
         )

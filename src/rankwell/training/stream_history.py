@@ -27,6 +27,10 @@ class PieceRecord:
         reading_s: Of that, waiting for batches.
         opening_s: Wall time until the piece was open, not among `seconds`.
         saving_s: Wall time of the checkpoints that were written in it, not among `seconds`.
+        num_seen: Ids that have a row at its end, in all tables of the model together.
+        num_waiting: Ids that wait for one there, being seen too seldom (`Table.admission`).
+        num_evicted_by_age: Rows that were dropped since the stream began, over all starts, for nobody asked for them.
+        num_evicted_by_frequency: Likewise, for others were asked for more often.
     """
 
     name: str
@@ -40,6 +44,10 @@ class PieceRecord:
     reading_s: float
     opening_s: float
     saving_s: float
+    num_seen: int = 0
+    num_waiting: int = 0
+    num_evicted_by_age: int = 0
+    num_evicted_by_frequency: int = 0
 
 
 @final
