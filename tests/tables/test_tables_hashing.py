@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankwell.tables.hashing import cross_ids, mix64, name_salt, uniform_rows
+from rankwell.tables.hashing import cross_ids, mix64, name_salt, stochastic_bfloat16, uniform_rows
 
 
 def test_mix64_is_splitmix64() -> None:
@@ -43,6 +45,24 @@ def test_uniform_rows_are_uniform() -> None:
     other = torch.empty(5_000, 4)
     uniform_rows(other, np.arange(5_000, dtype=np.uint64), seed=6, scale=2.0)
     assert abs(torch.corrcoef(torch.stack([rows.flatten(), other.flatten()]))[0, 1]) < 0.03
+
+
+def test_stochastic_rounding_goes_to_a_neighbour_and_is_right_in_the_mean() -> None:
+    keys = np.arange(40_000, dtype=np.uint64)
+    for value, below, above in ((1.001, 1.0, 1.0078125), (-1.001, -1.0078125, -1.0), (3e-39, None, None)):
+        rounded = stochastic_bfloat16(torch.full((40_000, 3), value), keys).double()
+        if below is not None:
+            assert set(rounded.unique().tolist()) == {below, above}
+        spread = float(rounded.std()) / 40_000**0.5
+        assert (rounded.mean(dim=0) - float(torch.tensor(value))).abs().max() < 4.5 * spread  # each column by itself
+
+
+def test_what_bfloat16_can_say_is_not_rounded() -> None:
+    said = torch.tensor([[0.0, -0.0, 1.5, -(2.0**-126), math.inf, -math.inf, 2.0**127]]).repeat(500, 1)
+    rounded = stochastic_bfloat16(said, np.arange(500, dtype=np.uint64))
+    assert torch.equal(rounded.float(), said)
+    assert torch.equal(rounded.float().signbit(), said.signbit())
+    assert stochastic_bfloat16(torch.full((500, 4), math.nan), np.arange(500, dtype=np.uint64)).isnan().all()
 
 
 def test_salts_are_the_same_everywhere() -> None:
