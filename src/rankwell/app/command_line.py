@@ -30,6 +30,7 @@ from rankwell.serving.inspection import inspect_bundle
 from rankwell.serving.ranker import Ranker
 from rankwell.simulation.settings import MarketplaceSettings
 from rankwell.simulation.simulate import simulate as simulate_log
+from rankwell.studies.heads import study_heads
 from rankwell.studies.losses import study_losses
 from rankwell.studies.optimizers import study_optimizers
 from rankwell.studies.regularisation import study_regularisation
@@ -287,6 +288,19 @@ def losses(
 ) -> None:
     """One model by ten losses: which give probabilities, which only an order; nDCG@10 against log loss and ECE."""
     result = study_losses(seeds=range(seeds), num_requests=requests, say=_console.print)
+    _print_study(result, json_file)
+    _console.print(str(write_study(result, out)))
+
+
+@study.command("heads")
+def head_kinds(
+    seeds: Annotated[int, typer.Option(min=2, help="Marketplaces, one a seed.")] = 3,
+    requests: Annotated[int, typer.Option(min=300, help="Requests in each log.")] = 8_000,
+    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-heads.html"),
+    json_file: Json = None,
+) -> None:
+    """Fixed, learned, mixed, guided and gated heads: quality, what they attend to, and the time that cutting saves."""
+    result = study_heads(seeds=range(seeds), num_requests=requests, say=_console.print)
     _print_study(result, json_file)
     _console.print(str(write_study(result, out)))
 
