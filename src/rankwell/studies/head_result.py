@@ -186,50 +186,59 @@ def _finding(marketplace: str, found: Found, gains: Mapping[str, Mapping[str, Ga
         f"learned ones to their strongest relation {np.mean(learned['strongest']):.1f} times; overlap of fixed, "
         f"learned and guided heads: {overlaps}."
     )
+    lost = np.mean([of.auc_lost for of in _heads(found[FIXED.name])], axis=0)
+    reads = [name.removeprefix("fed ") for name in _heads(found[FIXED.name])[0].reads]
+    lines.append(
+        "AUC lost when a fixed head is cut out: "
+        + ", ".join(f"{name} {value:.4f}" for name, value in zip(reads, lost, strict=True))
+        + "."
+    )
+    fixed_loss = _quality(found[FIXED.name])["log_loss"]
     for name in (GATED.name, SEGMENT_GATED.name):
-        of = _facts(found[name])
+        of, own_loss = _facts(found[name]), _quality(found[name])["log_loss"]
         saving = 1 - np.mean(of["cut_time"]) / np.mean(of["uncut_time"])
         lines.append(
             f"{name.capitalize()}: {np.mean(of['num_open']):.1f} of 4 heads stay open; cutting the others out saves "
-            f"{saving:.0%} of the list encoder's time at {saved[name]} nats."
+            f"{saving:.0%} of the list encoder's time and, against the fixed ones, "
+            f"{gain_of(fixed_loss, own_loss)} nats."
         )
     return "\n".join(lines)
 
 
 def _chart(marketplace: str, found: Found, gains: Mapping[str, Mapping[str, Gain]]) -> Chart:
-    quality: list[Line] = []
-    attends: list[Line] = []
-    time: list[Line] = []
-    for place, (name, outcomes) in enumerate(found.items()):
-        if name in gains:
-            gain = gains[name]["log_loss"]
-            quality += _mark(name, place, gain.mean, (gain.low, gain.high))
-        facts = _facts(outcomes)
-        if facts:
-            attends += _mark(name, float(np.mean(facts["overlap"])), float(np.mean(facts["strongest"])), None)
-            cut = facts["cut_time"]
-            time += _mark(name, place, float(np.mean(cut)), (min(cut), max(cut)))
-    nowhere = {0.0: ""}
+    rows = [name for name in found if _facts(found[name])]
+    names = {float(row): name for row, name in enumerate(rows)}
+    nameless = dict.fromkeys(names, "")
+    saved = {row: gains[name]["log_loss"] if name in gains else Gain(0.0, 0.0, 0.0) for row, name in names.items()}
+    bars = [Line(name="", x=[gain.low, gain.high], y=[row, row]) for row, gain in saved.items()]
+    means = Line(name="", x=[gain.mean for gain in saved.values()], y=list(saved), style="dots")
+
+    def of(fact: str, name: str) -> Line:
+        known = [(float(np.mean(_facts(found[variant])[fact])), row) for row, variant in names.items()]
+        known = [(value, row) for value, row in known if value == value]  # NaN where no head is named after anything
+        return Line(name=name, x=[value for value, _ in known], y=[row for _, row in known], style="dots")
+
     return Chart(
         name=f"heads-{marketplace.replace(' ', '-')}",
         title=f"Kinds of heads, marketplace {marketplace}",
-        caption="Left: nats saved on test over learned heads, with 95 % intervals paired by seed. Middle: how much "
-        "more than evenly a head attends to the relation on which it does so most, against how alike heads are; means. "
-        "Right: time of the list encoder after closed heads are cut out, with the range over seeds.",
-        description="Log loss saved, sharpness against overlap, and time, for each kind of heads.",
+        caption="From left to right: nats saved on test over learned heads, with 95 % intervals paired by seed; how "
+        "much more than evenly heads attend to the relation that they are named after, and to the one to which they do "
+        "so most; the mean cosine between the maps of two heads; the time of the list encoder for 500 candidates. "
+        "Means over seeds.",
+        description="Log loss saved, attention to relations, overlap and time, for each kind of heads.",
         panels=(
-            Panel(title="Log loss saved", x_label="", y_label="nats", x_names=nowhere, lines=tuple(quality)),
-            Panel(title="What heads attend to", x_label="overlap of two heads", y_label="strongest relation, × even",
-                  lines=tuple(attends)),
-            Panel(title="Time for 500 candidates", x_label="", y_label="× learned heads", x_names=nowhere,
-                  lines=tuple(time)),
+            Panel(title="Log loss saved", x_label="nats", y_label="", lines=(*bars, means), y_names=names, upright=0.0),
+            Panel(
+                title="Attention", x_label="× even", y_label="", y_names=nameless, upright=1.0,
+                lines=(of("named", "on what it is named after"), of("strongest", "on its strongest relation")),
+            ),
+            Panel(title="Overlap", x_label="cosine", y_label="", y_names=nameless, lines=(of("overlap", ""),)),
+            Panel(
+                title="Time", x_label="× learned heads", y_label="", y_names=nameless, upright=1.0,
+                lines=(of("uncut_time", "all heads"), of("cut_time", "closed heads cut out")),
+            ),
         ),
     )  # fmt: skip
-
-
-def _mark(name: str, x: float, y: float, ends: tuple[float, float] | None) -> list[Line]:
-    dot = Line(name=name, x=[x], y=[y], style="dots")
-    return [dot] if ends is None else [dot, Line(name=name, x=[x, x], y=list(ends))]
 
 
 def _quality(outcomes: Sequence[Outcome]) -> dict[str, list[float]]:
