@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
@@ -24,6 +25,7 @@ class EpochRecord:
         seconds: Wall time of the training part; checkpoints don't count.
         reading_s: Of that, waiting for batches.
         tune_s: Wall time of the evaluation on tune.
+        monitored: What the loop went by; NaN where there was no loop.
         num_cut_histories: Histories of which the oldest events were left out, since they were longer than declared.
     """
 
@@ -36,6 +38,7 @@ class EpochRecord:
     seconds: float
     reading_s: float
     tune_s: float
+    monitored: float = math.nan
     num_cut_histories: int = 0
 
 

@@ -19,6 +19,7 @@ from rankwell.models.model import Model
 from rankwell.training.best_weights import copied_weights, put_weights, tensors_under
 from rankwell.training.checkpoint import Checkpoint, PeriodicCheckpoints, check_periods
 from rankwell.training.history import EpochRecord, TrainingHistory
+from rankwell.training.monitor import Monitor
 from rankwell.training.objectives import Objective
 from rankwell.training.optimizers import OptimizerPlan
 from rankwell.training.predictions import predict_action
@@ -38,7 +39,8 @@ class LoopSettings:
     Args:
         max_epochs: At most so many.
         patience: Stop after so many epochs in a row without a better `monitor` on tune.
-        monitor: "log_loss" (lower is better) or "auc", of the first action on tune.
+        monitor: "log_loss" (lower is better) or "auc", of the first action on tune; or another figure of the model
+            there, such as `rankwell.training.next_item.NextItemNdcg`.
         drop_factor: Learning rates are multiplied by this after each epoch without a better `monitor`.
         anneal_to: If not 1, learning rates fall linearly, step by step, to this share of themselves at the end of
             `max_epochs`; drops multiply with it.
@@ -61,7 +63,7 @@ class LoopSettings:
 
     max_epochs: int = 10
     patience: int = 2
-    monitor: Literal["log_loss", "auc"] = "log_loss"
+    monitor: Literal["log_loss", "auc"] | Monitor = "log_loss"
     drop_factor: float = 0.1
     anneal_to: float = 1.0
     checkpoint_every_s: float = 300.0
@@ -75,7 +77,7 @@ class LoopSettings:
         for name, share in (("drop_factor", self.drop_factor), ("anneal_to", self.anneal_to)):
             if not 0 < share <= 1:
                 raise TrainingError(f"{name} is out of range", found=share, allowed="(0, 1]")
-        if self.monitor not in ("log_loss", "auc"):
+        if not isinstance(self.monitor, Monitor) and self.monitor not in ("log_loss", "auc"):
             raise TrainingError("monitor has no such choice", found=self.monitor, allowed=["log_loss", "auc"])
         check_periods(self.checkpoint_every_s, self.checkpoint_every_steps)
         check_arithmetic(self.matmul_precision, self.autocast)
@@ -180,7 +182,7 @@ class _Training:
             data = {"train": train.fingerprint, "tune": tune.fingerprint}
             self.checkpoints = PeriodicCheckpoints(
                 checkpoints,
-                run_identity(model, objective, plan, asdict(settings), data, seed),
+                run_identity(model, objective, plan, {**asdict(settings), "monitor": settings.monitor}, data, seed),
                 model.tables,
                 every_s=settings.checkpoint_every_s,
                 every_steps=settings.checkpoint_every_steps,
@@ -245,10 +247,15 @@ class _Training:
             )
         tune_log_loss = log_loss_from_logits(logits_C, labels_C, weights_C)
         tune_auc = auc(torch.sigmoid(logits_C.double()), labels_C, weights_C)
-        monitored = tune_log_loss if self.settings.monitor == "log_loss" else tune_auc
+        monitor = self.settings.monitor
+        if isinstance(monitor, Monitor):
+            self.model.eval()
+            monitored = monitor.value(self.model, self.tune)
+        else:
+            monitored = tune_log_loss if monitor == "log_loss" else tune_auc
         if math.isnan(monitored):
             raise TrainingError(
-                f"{self.settings.monitor} of action {self.model.schema.actions[0].name!r} is undefined on tune",
+                f"{monitor} of action {self.model.schema.actions[0].name!r} is undefined on tune",
                 found=f"{len(labels_C)} observed candidates, {int(labels_C.sum())} of them positive",
                 do="give tune more requests, with weight and both labels",
             )
@@ -265,9 +272,10 @@ class _Training:
                 seconds=running.seconds,
                 reading_s=running.reading_s,
                 tune_s=time.perf_counter() - started,
+                monitored=monitored,
             )
         )
-        value = monitored if self.settings.monitor == "log_loss" else -monitored
+        value = monitored if monitor == "log_loss" else -monitored
         if value < self.best_value:
             self.best_value, self.best_epoch, self.num_worse = value, epoch, 0
             # what no step will change needs no copy, which of a large table would be all its rows

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import runpy
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import final
 
+import pyarrow as pa
 from torch import Tensor
 
 from rankwell.calibration.calibrator import Calibrator
 from rankwell.calibration.isotonic import fit_isotonic
 from rankwell.data.batches import Batches
 from rankwell.data.layout import Layout
-from rankwell.data.log import RequestLog, open_log
+from rankwell.data.log import RequestLog, log_from_table, open_log
 from rankwell.data.split import PARTS, Part, Split, TimeBoundaries, check_time_order
 from rankwell.data.statistics import NumericStatistics
 from rankwell.errors import RankwellError, RecipeError
@@ -43,6 +44,7 @@ class LogPart:
         path: Of the log, relative to the data folder; a file, a folder, a glob.
         split: Which of its requests belong to which part.
         layout: "requests" or "flat".
+        convert: Makes the log, as a table in memory, of a file that is none, such as a file of sequences.
 
     >>> from rankwell.data.split import TimeSplit, WholeLog
     >>> by_time = LogPart(path="log.parquet", split=TimeSplit())  # one log, cut by time
@@ -54,6 +56,7 @@ class LogPart:
     path: str
     split: Split
     layout: Layout = "requests"
+    convert: Callable[[Path], pa.Table] | None = None
 
 
 @final
@@ -150,11 +153,11 @@ class Recipe:
             LogError: A log is not there, or doesn't keep its schema.
             LeakError: Parts come from different logs, and time goes backwards from one to the next.
         """
-        opened: dict[tuple[str, Layout], RequestLog] = {}
+        opened: dict[Hashable, RequestLog] = {}
         logs: dict[Part, RequestLog] = {}
         for part in PARTS:
             source = self.parts[part]
-            place = (source.path, source.layout)
+            place = (source.path, source.layout, source.convert)
             if place not in opened:
                 opened[place] = self._open(part, data)
             logs[part] = opened[place]
@@ -181,6 +184,8 @@ class Recipe:
 
     def _open(self, part: Part, data: Path) -> RequestLog:
         source = self.parts[part]
+        if source.convert is not None:
+            return log_from_table(source.convert(data / source.path), self.schema, layout=source.layout)
         return open_log(str(data / source.path), self.schema, layout=source.layout)
 
     def _bounded(self, earlier: Part, later: Part, logs: Mapping[Part, RequestLog]) -> bool:
