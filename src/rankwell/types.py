@@ -9,7 +9,7 @@ missing numeric is NaN. Nothing is padded: what is a list has flat values and in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, final
 
@@ -231,12 +231,17 @@ class Encoded:
         attention: Attention maps by layer name, only where the caller asked for them; else empty.
         event_HD: One vector a history event, made from it and what came before it, by sequence; only of models that
             read histories in order.
+        item_vectors: Ids (int64 U) to one vector an item (U × D), whose product with a request's or an event's vector
+            is a logit of the first action, but for a constant; only of models that rank items that are no candidates.
+        members: The logits_CA of each member, of models that average several.
     """
 
     request_RD: Tensor
     candidate_CD: Tensor
     attention: Mapping[str, Tensor]
     event_HD: Mapping[str, Tensor] = field(default_factory=dict)
+    item_vectors: Callable[[Tensor], Tensor] | None = None
+    members: tuple[Tensor, ...] = ()
 
 
 @final

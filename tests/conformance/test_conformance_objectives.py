@@ -83,11 +83,24 @@ ABSENT = torch.tensor([1, 4, 5, NUM - 1])
 PRESENT = torch.tensor([row for row in range(NUM) if row not in ABSENT])
 
 
+def encoded_of(batch: Batch) -> Encoded:
+    """What a model's body may hand over: of requests, of events, and of items by their ids."""
+    num_events = int(batch.features.history["history"].offsets[-1])
+    return Encoded(
+        request_RD=torch.linspace(-1, 1, batch.features.num_requests * 4).view(-1, 4),
+        candidate_CD=torch.zeros(batch.features.num_candidates, 4),
+        attention={},
+        event_HD={"history": torch.linspace(-2, 2, num_events * 4).view(-1, 4)},
+        item_vectors=lambda ids_U: torch.sin(ids_U.unsqueeze(1) * torch.arange(1.0, 5.0)),
+    )
+
+
 def value(kind: type[Objective], batch: Batch, logits_CA: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, count, and the loss's gradient with respect to the logits."""
-    encoded = Encoded(torch.zeros(batch.features.num_requests, 4), torch.zeros(len(logits_CA), 4), {})
     leaf_CA = logits_CA.clone().requires_grad_()
-    loss, count = kind(EVERY_KIND)(encoded, leaf_CA, batch)  # type: ignore[call-arg, arg-type]
+    objective = kind(EVERY_KIND)  # type: ignore[call-arg]
+    objective(encoded_of(WHOLE), LOGITS_CA, WHOLE)  # whatever it learns of a log, it knows by now
+    loss, count = objective(encoded_of(batch), leaf_CA, batch)
     assert loss.shape == count.shape == ()
     (gradient_CA,) = torch.autograd.grad(loss, leaf_CA)
     return loss.detach(), count, gradient_CA

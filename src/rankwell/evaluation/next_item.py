@@ -111,10 +111,12 @@ def places_among_all(scores_RI: Tensor, targets_R: Tensor, known: Ragged) -> Tar
     _check_ids("target", targets_R, num_items)
     _check_ids("known item", known.values, num_items)
     target_R1 = _checked(scores_RI).gather(1, targets_R.unsqueeze(1))
-    counts_RI = torch.ones_like(scores_RI, dtype=torch.bool)
-    counts_RI[torch.arange(len(known)).repeat_interleave(known.lengths), known.values] = False
-    counts_RI.scatter_(1, targets_R.unsqueeze(1), False)  # what is equal to itself is no tie
-    return _places(scores_RI, target_R1, counts_RI)
+    above_RI, level_RI = scores_RI > target_R1, scores_RI == target_R1
+    of_known = torch.arange(len(known)).repeat_interleave(known.lengths), known.values
+    above_RI[of_known] = False
+    level_RI[of_known] = False
+    level_RI.scatter_(1, targets_R.unsqueeze(1), False)  # what is equal to itself is no tie
+    return _counted(above_RI, level_RI)
 
 
 def places_among_sampled(scores_RN: Tensor, targets_R: Tensor) -> TargetPlaces:
@@ -131,7 +133,8 @@ def places_among_sampled(scores_RN: Tensor, targets_R: Tensor) -> TargetPlaces:
     TargetPlaces(above_R=array([1]), level_R=array([1]))
     """
     target_R1 = _checked(targets_R.unsqueeze(1))
-    return _places(_checked(scores_RN), target_R1, torch.ones_like(scores_RN, dtype=torch.bool))
+    scores_RN = _checked(scores_RN)
+    return _counted(scores_RN > target_R1, scores_RN == target_R1)
 
 
 def draw_negatives(known: Ragged, num_items: int, num_negatives: int, *, seed: int, first_item: int = 0) -> Tensor:
@@ -172,17 +175,15 @@ def draw_negatives(known: Ragged, num_items: int, num_negatives: int, *, seed: i
     return drawn_n.view(num_requests, num_negatives)
 
 
-def _places(scores_RI: Tensor, target_R1: Tensor, counts_RI: Tensor) -> TargetPlaces:
-    above_R = ((scores_RI > target_R1) & counts_RI).sum(1)
-    level_R = ((scores_RI == target_R1) & counts_RI).sum(1)
-    return TargetPlaces(above_R.numpy(), level_R.numpy())
+def _counted(above_RI: Tensor, level_RI: Tensor) -> TargetPlaces:
+    return TargetPlaces(above_RI.count_nonzero(1).numpy(), level_RI.count_nonzero(1).numpy())
 
 
 def _checked(scores: Tensor) -> Tensor:
-    bad = scores.isnan() | (scores == torch.inf)
-    if bad.any():
+    if scores.numel() and not scores.amax() < torch.inf:  # a NaN is the highest of all
+        bad = int((scores.isnan() | (scores == torch.inf)).sum())
         raise MetricError(
-            "scores cannot be ranked", found=f"{int(bad.sum())} NaN or +∞ of {bad.numel()}", allowed="finite, or -∞"
+            "scores cannot be ranked", found=f"{bad} NaN or +∞ of {scores.numel()}", allowed="finite, or -∞"
         )
     return scores
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rankwell.errors import RecipeError
 from rankwell.schema import Schema
-from rankwell.training.objectives import Objective, PointwiseObjective
+from rankwell.training.objectives import Objective, PointwiseObjective, request_weights
 from rankwell.types import Batch, Encoded
 
 __all__ = ["HeadObjective", "alignment_loss", "orthogonality_loss"]
@@ -80,7 +80,7 @@ class HeadObjective(Objective):
         loss, count = self.inner(encoded, logits_CA, batch)
         if not (self._pulls or self.orthogonality or self.sparsity) or not batch.features.num_candidates:
             return loss, count
-        attention, weights_R = encoded.attention, _request_weights(batch)
+        attention, weights_R = encoded.attention, request_weights(batch)
 
         def summed(stack: str, term_B: Tensor) -> Tensor:
             return (weights_R[_watched(attention, f"{stack}.request")] * term_B).sum()
@@ -159,12 +159,6 @@ def orthogonality_loss(maps_BJQL: Tensor, asks_BQ: Tensor) -> Tensor:
 
 def _mean_of(value_BQ: Tensor, counts_BQ: Tensor) -> Tensor:
     return (value_BQ * counts_BQ).sum(1) / counts_BQ.sum(1).clamp(min=1)
-
-
-def _request_weights(batch: Batch) -> Tensor:
-    targets, features = batch.targets, batch.features
-    weights_C = targets.weights_C * targets.observed_CA.any(1)
-    return weights_C.new_zeros(features.num_requests).index_add(0, features.request_C, weights_C)
 
 
 def _watched(attention: Mapping[str, Tensor], name: str) -> Tensor:

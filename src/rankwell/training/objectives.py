@@ -20,7 +20,7 @@ from rankwell.losses.pointwise import binary_cross_entropy
 from rankwell.schema import Action, Schema
 from rankwell.types import Batch, Encoded
 
-__all__ = ["ActionObjective", "LossTerm", "Objective", "PointwiseObjective", "binary_labels"]
+__all__ = ["ActionObjective", "LossTerm", "Objective", "PointwiseObjective", "binary_labels", "request_weights"]
 
 
 @final
@@ -192,6 +192,17 @@ def binary_labels(action: Action, labels_C: Tensor) -> Tensor:
     if action.threshold is None:
         return labels_C
     return torch.where(labels_C.isnan(), labels_C, (labels_C >= action.threshold).to(labels_C.dtype))
+
+
+def request_weights(batch: Batch) -> Tensor:
+    """What each request weighs, R: its candidates of which some action was observed, by their weights.
+
+    So they add up to the count of `PointwiseObjective`, and a term that counts requests by them is a mean over requests
+    after the loop's division.
+    """
+    targets, features = batch.targets, batch.features
+    weights_C = targets.weights_C * targets.observed_CA.any(1)
+    return weights_C.new_zeros(features.num_requests).index_add(0, features.request_C, weights_C)
 
 
 def _check_terms(terms: Sequence[LossTerm], schema: Schema) -> None:
