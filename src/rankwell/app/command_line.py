@@ -270,11 +270,15 @@ def regularisation(
     seeds: Annotated[int, typer.Option(min=1, help="Truths, each with a log of its own.")] = 5,
     rows: Annotated[int, typer.Option(min=2_000, help="Rows of each log.")] = 120_000,
     ids: Annotated[int, typer.Option(min=100, help="Possible ids of each log.")] = 12_000,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", exists=True, file_okay=False, help="Frappe's folder, to measure on it too."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-regularisation.html"),
     json_file: Json = None,
 ) -> None:
     """The L1 diamond and the L2 circle; sparsity and AUC against strength for FTRL, group lasso and lazy decay."""
-    result = study_regularisation(seeds=range(seeds), num_rows=rows, num_ids=ids, say=_console.print)
+    result = study_regularisation(seeds=range(seeds), num_rows=rows, num_ids=ids, frappe=data, say=_console.print)
     _print_study(result, json_file)
     _console.print(str(write_study(result, out)))
 

@@ -1,6 +1,6 @@
 """Row rules on Frappe: a factorisation machine whose rows are all moved by one rule, judged on rare and frequent items.
 
-Letters: N rows of the log · B rows of a batch · F = 10 id columns · W row width.
+Letters: N rows of the log · F = 10 id columns.
 """
 
 from __future__ import annotations
@@ -12,15 +12,11 @@ from pathlib import Path
 from typing import Final, final
 
 import numpy as np
-import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 from rich.table import Table as TextTable
-from torch import Tensor
 
-from rankwell.errors import LogError, TrainingError
+from rankwell.errors import TrainingError
 from rankwell.evaluation.discrimination import auc
-from rankwell.schema import TableSpec
 from rankwell.studies.chart import Chart, Line, Panel
 from rankwell.studies.contenders import (
     ADAGRAD,
@@ -32,28 +28,18 @@ from rankwell.studies.contenders import (
     SGD,
     Contender,
 )  # fmt: skip
+from rankwell.studies.frappe_machine import Frappe, FrappeSample, machine_on, probabilities_of, read_frappe
 from rankwell.studies.study import StudyResult, gain_of, shown
-from rankwell.tables.loan import IdColumn
 from rankwell.tables.row_optimizer import RowOptimizer
 from rankwell.tables.table import Table
 
 __all__ = ["study_frappe_rules"]
 
-Floats = NDArray[np.float64]
-_FIELDS: Final = ("user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
-_WIDTH: Final = 8
-_BATCH: Final = 1024
+_WIDTH: Final = 9
 _NUM_EPOCHS: Final = 2
 # FTRL starts rows at 0, where the gradient of a product of rows is 0: it is for weights of a linear model
 _RULES: Final = (SGD, MOMENTUM, ADAGRAD, ROW_WISE, RMS_PROP, LAZY_ADAM, ADAM)
 _STARTS: Final = {SGD: 0.5, MOMENTUM: 0.05, ADAGRAD: 0.1, ROW_WISE: 0.1, RMS_PROP: 0.005, LAZY_ADAM: 0.005, ADAM: 0.005}
-
-
-@final
-@dataclass(frozen=True, eq=False, slots=True)
-class _Sample:
-    ids_FN: Tensor
-    labels_N: Tensor
 
 
 @final
@@ -76,76 +62,34 @@ def study_frappe_rules(data: Path, *, seeds: Sequence[int], say: Callable[[str],
     Raises:
         LogError: A file isn't there.
     """
-    train, valid = _read(data / "train_reconstructed.parquet"), _read(data / "valid.parquet")
-    is_tune_N = torch.from_numpy(np.random.default_rng(0).random(len(valid.labels_N)) < 0.5)
-    tune = _Sample(valid.ids_FN[:, is_tune_N], valid.labels_N[is_tune_N])
-    told = _Sample(valid.ids_FN[:, ~is_tune_N], valid.labels_N[~is_tune_N])
-    seen = np.bincount(train.ids_FN[1].numpy(), minlength=int(valid.ids_FN.max()) + 1)
-    rules = _chosen(train, tune, seen)
+    frappe = read_frappe(data)
+    num_ids = int(max(sample.ids_FN.max() for sample in (frappe.tune, frappe.told))) + 1
+    seen = np.bincount(frappe.train.ids_FN[1].numpy(), minlength=num_ids)
+    rules = _chosen(frappe, seen)
     say("Frappe, learning rates: " + ", ".join(f"{c.name} {rule.learning_rate:g}" for c, rule in rules.items()))
-    found = {c: [_scores(_trained(rule, train, seed), told, seen) for seed in seeds] for c, rule in rules.items()}
+    found = {
+        c: [_scores(_trained(rule, frappe.train, seed), frappe.told, seen) for seed in seeds]
+        for c, rule in rules.items()
+    }
     return _result(found, rules, len(seeds))
 
 
-def _read(path: Path) -> _Sample:
-    try:
-        table = pq.read_table(path, columns=[*_FIELDS, "label"])
-    except OSError as error:
-        raise LogError(f"no Frappe log at {path}", found=str(error), do="name the folder that holds it") from None
-    ids = [table.column(name).to_numpy().astype(np.int64) for name in _FIELDS]
-    return _Sample(
-        torch.from_numpy(np.stack(ids)), torch.from_numpy(table.column("label").to_numpy().astype(np.float32))
-    )
-
-
-def _chosen(train: _Sample, tune: _Sample, seen: NDArray[np.int64]) -> dict[Contender, RowOptimizer]:
+def _chosen(frappe: Frappe, seen: NDArray[np.int64]) -> dict[Contender, RowOptimizer]:
     def loss(rule: RowOptimizer) -> float:
         try:
-            return _scores(_trained(rule, train, 1_000_003), tune, seen).log_loss
+            return _scores(_trained(rule, frappe.train, 1_000_003), frappe.tune, seen).log_loss
         except TrainingError:  # products of rows run away where the rate is too high
             return math.inf
 
     return {c: c.best(loss, start=_STARTS[c]) for c in _RULES}
 
 
-def _trained(rule: RowOptimizer, train: _Sample, seed: int) -> Table:
-    """A row holds a weight, then the vector of the products."""
-    table = Table([TableSpec(name="feature", growing=True)], width=1 + _WIDTH, seed=seed, init_scale=0.05)
-    table.train_with(rule)
-    numbers = np.random.default_rng(seed)
-    num_rows, num_steps = len(train.labels_N), _NUM_EPOCHS * -(-len(train.labels_N) // _BATCH)
-    step = 0
-    for _ in range(_NUM_EPOCHS):
-        order = torch.from_numpy(numbers.permutation(num_rows))
-        for start in range(0, num_rows, _BATCH):
-            rows = order[start : start + _BATCH]
-            table.learning_rate = rule.learning_rate * (1 - 0.95 * step / num_steps)
-            [block] = table.checkout([_columns(train.ids_FN[:, rows])]).blocks
-            rows_BFW = block.detach().view(len(rows), len(_FIELDS), 1 + _WIDTH)
-            sums_B1W = rows_BFW[:, :, 1:].sum(1, keepdim=True)
-            slope_B = (torch.sigmoid(_logits(rows_BFW)) - train.labels_N[rows]) / len(rows)
-            grads_BFW = torch.cat([torch.ones_like(rows_BFW[:, :, :1]), sums_B1W - rows_BFW[:, :, 1:]], dim=2)
-            block.grad = (grads_BFW * slope_B.view(-1, 1, 1)).view_as(block)
-            table.apply()
-            step += 1
-    return table
+def _trained(rule: RowOptimizer, train: FrappeSample, seed: int) -> Table:
+    return machine_on(train, rule, width=_WIDTH, num_epochs=_NUM_EPOCHS, seed=seed)
 
 
-def _columns(ids_FB: Tensor) -> list[IdColumn]:
-    return [IdColumn("feature", ids_B) for ids_B in ids_FB]
-
-
-def _logits(rows_BFW: Tensor) -> Tensor:
-    """Σ weights + Σ over pairs of the inner product of their vectors."""
-    vectors = rows_BFW[:, :, 1:]
-    pairs_B = (vectors.sum(1).square() - vectors.square().sum(1)).sum(1) / 2
-    return rows_BFW[:, :, 0].sum(1) + pairs_B
-
-
-def _scores(table: Table, told: _Sample, seen: NDArray[np.int64]) -> _Scores:
-    [block] = table.read([_columns(told.ids_FN)]).blocks
-    p_N = torch.sigmoid(_logits(block.view(len(block), len(_FIELDS), 1 + _WIDTH)).double()).numpy().clip(1e-7, 1 - 1e-7)
-    labels_N = told.labels_N.numpy()
+def _scores(table: Table, told: FrappeSample, seen: NDArray[np.int64]) -> _Scores:
+    p_N, labels_N = probabilities_of(table, told), told.labels_N.numpy()
     loss_N = -np.where(labels_N > 0, np.log(p_N), np.log1p(-p_N))
     seen_N = seen[told.ids_FN[1].numpy()]
     low, high = np.quantile(seen_N, [0.2, 0.8])
@@ -167,7 +111,7 @@ def _result(found: dict[Contender, list[_Scores]], rules: dict[Contender, RowOpt
             "auc": [s.auc for s in scores], "log_loss": [s.log_loss for s in scores],
             "log_loss_rare": [s.rare for s in scores], "log_loss_frequent": [s.frequent for s in scores],
         }  # fmt: skip
-        num_bytes = 4 * (1 + _WIDTH + rules[contender].state_width(1 + _WIDTH))
+        num_bytes = 4 * (_WIDTH + rules[contender].state_width(_WIDTH))
         rate = rules[contender].learning_rate
         table.add_row(contender.name, f"{rate:g}", *(shown(values) for values in columns.values()), str(num_bytes))
         numbers |= {f"{contender.name}/{label}": float(np.mean(values)) for label, values in columns.items()}

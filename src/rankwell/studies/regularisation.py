@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final, final
 
 import numpy as np
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from rankwell.evaluation.discrimination import auc
 from rankwell.studies.chart import Chart, Line, Panel
+from rankwell.studies.frappe_penalties import study_frappe_penalties
 from rankwell.studies.row_learner import RowLearner, learn, losses
 from rankwell.studies.study import StudyResult, joined, shown
 from rankwell.studies.weight_space import study_weight_space
@@ -76,6 +78,7 @@ def study_regularisation(
     seeds: Sequence[int],
     num_rows: int = 120_000,
     num_ids: int = 12_000,
+    frappe: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> StudyResult:
     """The weight space of two features; sparsity and AUC against strength for FTRL-L1, group lasso and lazy decay.
@@ -83,11 +86,14 @@ def study_regularisation(
     Args:
         seeds: One truth and log each.
         num_rows, num_ids: Of each log.
+        frappe: The folder of Frappe's train_reconstructed.parquet and valid.parquet.
         say: Told what is going on.
     """
     parts = [study_weight_space(seed=seeds[0], num_rows=min(num_rows, 20_000))]
     say("two weights: the diamond and the circle")
     parts.append(study_sparsity(seeds=seeds, num_rows=num_rows, num_ids=num_ids, say=say))
+    if frappe is not None:
+        parts.append(study_frappe_penalties(frappe, seeds=seeds[:3], say=say))
     return joined("regularisation", parts)
 
 
@@ -97,7 +103,6 @@ def study_sparsity(
     """Rows of exact zeros, and what they cost in AUC, where 80 % of the ids have no effect at all.
 
     Three passes over the log, so that there is something to overfit.
-
 
     Args:
         seeds: One truth and log each.
