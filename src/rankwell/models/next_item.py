@@ -59,7 +59,7 @@ class NextItem(Model):
 
     To begin with, the history reads an item's row as it is, √width times (Vaswani et al. 2017, §3.4): so what stands
     near each other among the events stands near each other among the candidates from the first step on. Behind a map
-    drawn at random the same model came to half the nDCG; see RESEARCH_LOG.md.
+    drawn at random the same model lost 12 to 28 % of its nDCG; see RESEARCH_LOG.md.
 
     ``Encoded.event_HD`` is the state after each event, so that every position can be trained
     (`rankwell.training.next_item.NextItemObjective`). It is of the history alone: what else is known of a request is
