@@ -53,7 +53,7 @@ _PENALTIES: Final = (
     ),
     _Penalty(
         "lazy decay (rows of 9)", 9, ROW_WISE, lambda rule, strength: replace(rule, decay=strength),
-        (0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.8),
+        (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03),
     ),
 )  # fmt: skip
 
