@@ -238,9 +238,11 @@ def test_overfits_64_rows(kind: type[Model], statistics: NumericStatistics) -> N
     for _ in range(400):
         logits_CA = model(batch.features)
         loss = binary_cross_entropy(logits_CA[:, 0], labels_C, request_C=request_C, weights_C=batch.targets.weights_C)
+        if loss.item() / 64 < 0.1:
+            return
         (loss / 64).backward()
         optimizers.step()
-    assert loss.item() / 64 < 0.1
+    pytest.fail(f"after 400 steps the loss is {loss.item() / 64:.3f} a row")
 
 
 @every_model
