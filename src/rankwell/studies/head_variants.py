@@ -52,7 +52,7 @@ _GATES: Final = "among.layers.layers.0.attention.gates"
 _GATE_RATE: Final = 0.05
 _START_OPEN: Final = 0.8
 _BATCH: Final = 64
-_COST_OF_AN_OPEN_GATE: Final = 5e-4
+_COST_OF_AN_OPEN_GATE: Final = 1e-3
 """In nats a candidate: what a head has to save at least."""
 _PULL: Final = 0.1
 _APART: Final = 0.1
