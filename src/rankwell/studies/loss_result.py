@@ -181,35 +181,35 @@ def _chart(found: Mapping[str, Sequence[Outcome]], over: Mapping[str, Gain], num
     places = [float(place) for place in range(len(found))]
     names = dict(zip(places, found, strict=True))
     nameless = dict.fromkeys(places, "")
+    order = f"nDCG@{PLACE}, with its 95 % interval"
     bars = tuple(
-        Line(name=f"nDCG@{PLACE}, with its 95 % interval", x=(gain.low, gain.high), y=(place, place))
+        Line(name=order, x=(1e3 * gain.low, 1e3 * gain.high), y=(place, place))
         for place, gain in zip(places, over.values(), strict=True)
     )
-    dots = Line(
-        name=f"nDCG@{PLACE}, with its 95 % interval", x=[gain.mean for gain in over.values()], y=places, style="dots"
-    )
+    dots = Line(name=order, x=[1e3 * gain.mean for gain in over.values()], y=places, style="dots")
 
-    def both(title: str, raw: str, calibrated: str, unit: str) -> Panel:
+    def both(title: str, raw: str, calibrated: str, unit: str, is_log: bool) -> Panel:
         lines = tuple(
             Line(name=name, x=[float(np.mean(_column(o, column))) for o in found.values()], y=places, style="dots")
-            for name, column in (("calibrated", calibrated), ("before calibration", raw))
+            for name, column in (("before calibration", raw), ("calibrated", calibrated))
         )
-        return Panel(title=title, x_label=unit, y_label="", lines=lines, is_log_x=True, y_names=nameless)
+        return Panel(title=title, x_label=unit, y_label="", lines=lines, is_log_x=is_log, y_names=nameless)
 
     return Chart(
         name="losses",
         title="Order against probability",
         caption=f"One model, trained by each loss; test split, mean of {num_seeds} marketplaces. Left: the order, as "
         f"nDCG@{PLACE} over {pointwise}'s, paired by seed. Middle and right: what the logits are worth as "
-        "probabilities, before and after isotonic calibration. Calibration mends ECE for every loss; where log loss "
-        "stays high, the logits say which of a request's candidates is best and not how good.",
+        "probabilities, before and after isotonic calibration. ECE asks for the right mean of what was said alike, "
+        "which calibration can mend; log loss for the right probability of each, and stays high where logits say which "
+        "of a request's candidates is best and not how good it is.",
         description="Each loss's nDCG over pointwise, and its log loss and ECE before and after calibration.",
         panels=(
             Panel(
-                title=f"nDCG@{PLACE} over {pointwise}", x_label=f"nDCG@{PLACE}", y_label="", lines=(*bars, dots),
+                title=f"nDCG@{PLACE} over {pointwise}", x_label="thousandths", y_label="", lines=(*bars, dots),
                 y_names=names, upright=0.0,
             ),
-            both("Log loss", "raw_log_loss", "log_loss", "nats"),
-            both("ECE", "raw_ece", "ece", "probability"),
+            both("Log loss", "raw_log_loss", "log_loss", "nats", is_log=False),
+            both("ECE", "raw_ece", "ece", "probability", is_log=True),
         ),
     )  # fmt: skip
