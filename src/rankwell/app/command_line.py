@@ -30,6 +30,8 @@ from rankwell.serving.inspection import inspect_bundle
 from rankwell.serving.ranker import Ranker
 from rankwell.simulation.settings import MarketplaceSettings
 from rankwell.simulation.simulate import simulate as simulate_log
+from rankwell.studies.attention import study_attention
+from rankwell.studies.depth import study_depth
 from rankwell.studies.heads import study_heads
 from rankwell.studies.losses import study_losses
 from rankwell.studies.optimizers import study_optimizers
@@ -305,6 +307,32 @@ def head_kinds(
 ) -> None:
     """Fixed, learned, mixed, guided and gated heads: quality, what they attend to, and the time that cutting saves."""
     result = study_heads(seeds=range(seeds), num_requests=requests, say=_console.print)
+    _print_study(result, json_file)
+    _console.print(str(write_study(result, out)))
+
+
+@study.command("attention")
+def attention(
+    seeds: Annotated[int, typer.Option(min=1, help="Logs of long lists, one a seed.")] = 3,
+    requests: Annotated[int, typer.Option(min=50, help="Requests to train on, one a step.")] = 800,
+    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-attention.html"),
+    json_file: Json = None,
+) -> None:
+    """Full, local and linear attention over 100 to 2,000 candidates: time, memory, and what each can see."""
+    result = study_attention(seeds=range(seeds), num_requests=requests, say=_console.print)
+    _print_study(result, json_file)
+    _console.print(str(write_study(result, out)))
+
+
+@study.command("depth")
+def depth(
+    seeds: Annotated[int, typer.Option(min=2, help="Marketplaces, one a seed.")] = 3,
+    requests: Annotated[int, typer.Option(min=1_000, help="Requests in each log.")] = 12_000,
+    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-depth.html"),
+    json_file: Json = None,
+) -> None:
+    """1 to 12 layers over histories: when more stop helping, what they weigh, and the time of 500 candidates."""
+    result = study_depth(seeds=range(seeds), num_requests=requests, say=_console.print)
     _print_study(result, json_file)
     _console.print(str(write_study(result, out)))
 
