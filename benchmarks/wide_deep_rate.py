@@ -8,8 +8,9 @@ processes of their own and take turns; a rate is that of the median round's mean
 What differs: FBGEMM's rows are 20 wide, 16 for the deep part, one for the wide part (same accumulator), three unused;
 `fit` also checks gradients and losses, which the loop by hand doesn't.
 
-Then, whether bfloat16 costs anything: two models learn a sample from scratch, one pass, and are compared on fresh
-rows, calibrated by a line over their logits (Platt) on others.
+Then, whether fewer bits cost anything (bfloat16, and float32 products at "medium" against "highest"): three models
+learn a sample from scratch, one pass, and are compared on fresh rows, calibrated by a line over their logits (Platt) on
+others.
 
     python benchmarks/wide_deep_rate.py [--json FILE] [--without-peers] [--steps N] [--ids N] [--sample N]
 """
@@ -38,7 +39,7 @@ from rankwell.evaluation.discrimination import auc, log_loss
 from rankwell.training.loop import LoopSettings, fit
 from rankwell.training.objectives import PointwiseObjective
 from rankwell.training.predictions import predict_action
-from rankwell.training.stepper import Autocast
+from rankwell.training.stepper import Autocast, MatmulPrecision
 
 BATCH, NUM_FIELDS = 8192, 10
 OURS, FBGEMM = "rankwell", "FBGEMM"
@@ -93,7 +94,7 @@ def rates(findings: Findings, given: argparse.Namespace, folder: Path) -> None:
 
 
 def quality(findings: Findings, given: argparse.Namespace) -> None:
-    """AUC and calibration ratio in bfloat16 beside float32."""
+    """AUC and calibration ratio of float32 at both precisions of matrix products, and of bfloat16."""
     schema = schema_of(NUM_FIELDS, given.ids, growing=True)
     sizes = {"train": given.sample, "calibrate": given.sample // 4, "test": given.sample // 2}
     samples = {
@@ -102,31 +103,36 @@ def quality(findings: Findings, given: argparse.Namespace) -> None:
     }
     logs = {part: log_from_table(sample.table(), schema) for part, sample in samples.items()}
     few = log_from_table(samples["calibrate"].table().slice(0, 1000), schema)
-    arithmetics: tuple[Autocast, ...] = ("off", "bfloat16")
+    arithmetics: dict[str, tuple[MatmulPrecision, Autocast]] = {
+        "float32, highest": ("highest", "off"),
+        "float32": ("medium", "off"),
+        "bfloat16": ("medium", "bfloat16"),
+    }
     found: dict[str, dict[str, float]] = {}
-    for autocast in arithmetics:
+    for arithmetic, (precision, autocast) in arithmetics.items():
         model = model_of(schema, (256, 128))
         train = Batches(logs["train"], WholeLog("train"), "train", num_requests=BATCH, seed=0)
-        loop = LoopSettings(max_epochs=1, autocast=autocast)
+        loop = LoopSettings(max_epochs=1, matmul_precision=precision, autocast=autocast)
         fit(model, PointwiseObjective(schema), plan_of(), train, _in_order(few), loop, seed=0)
         logits, labels, weights = predict_action(model, _in_order(logs["calibrate"]), 0)
         calibrator = fit_platt(logits, labels, weights, torch.zeros(len(labels), 0, dtype=torch.int64))
         logits, labels, weights = predict_action(model, _in_order(logs["test"]), 0)
         probabilities = calibrator(logits, torch.zeros(len(labels), 0, dtype=torch.int64))
-        found[autocast] = {
+        found[arithmetic] = {
             "AUC": auc(probabilities, labels, weights),
             "log loss": log_loss(probabilities, labels, weights),
             "calibration ratio": calibration_ratio(probabilities, labels, weights),
             "predicted / true sum": float(probabilities.sum() / samples["test"].truth_N.sum()),
         }
-        for name, value in found[autocast].items():
-            findings.add(f"quality/{'float32' if autocast == 'off' else autocast}/{name}", value)
+        for name, value in found[arithmetic].items():
+            findings.add(f"quality/{arithmetic}/{name}", value)
     truth, labels_N = samples["test"].truth_N, samples["test"].labels_N
     findings.add("quality/truth itself/AUC", auc(truth, labels_N, [1.0] * len(truth)))
     targets = {"AUC": 3e-4, "calibration ratio": 2e-3}
     for name, target in targets.items():
-        apart = abs(found["bfloat16"][name] - found["off"][name])
-        findings.add(f"quality: {name} in bfloat16, apart from float32", apart, at_most=target)
+        for one, other in (("bfloat16", "float32"), ("float32", "float32, highest")):
+            apart = abs(found[one][name] - found[other][name])
+            findings.add(f"quality: {name} in {one}, apart from {other}", apart, at_most=target)
 
 
 def _in_order(log: RequestLog) -> Batches:
