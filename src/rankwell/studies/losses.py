@@ -12,11 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, final
 
-import torch
-
 from rankwell.data.split import TimeSplit
 from rankwell.evaluation.discrimination import log_loss_from_logits
-from rankwell.evaluation.ranking_quality import ndcg_at_k
 from rankwell.losses.calibrated import JointRankingCalibration, RegressionCompatibleRanking
 from rankwell.losses.listwise import ApproxNDCG, ListNet, list_mle, softmax_cross_entropy
 from rankwell.losses.loss import Loss
@@ -30,6 +27,7 @@ from rankwell.studies.study import StudyResult, simulated
 from rankwell.tables.adagrad import RowWiseAdaGrad
 from rankwell.tables.ftrl import Ftrl
 from rankwell.training.dense_optimizers import DenseAdamW
+from rankwell.training.list_order import ndcg_of_logits
 from rankwell.training.objectives import ActionObjective, LossTerm
 from rankwell.training.optimizers import OptimizerPlan
 from rankwell.training.predictions import predict
@@ -149,10 +147,8 @@ def _on_tune(recipe: Recipe, data: Path) -> tuple[float, float]:
     """nDCG@10 and log loss of the logits."""
     model = train(recipe, data, seed=0).model
     predictions = predict(model, recipe.batches("tune", data, seed=None))
-    logits_C, labels_C, weights_C, known_C = predictions.of_action(0)
-    ranks_C = torch.unique(logits_C, return_inverse=True)[1]  # in [0, 1] and no two logits made equal, as σ would
-    request_C = predictions.request_C[torch.from_numpy(known_C)]
-    ndcg = ndcg_at_k(ranks_C / max(len(ranks_C), 1), labels_C, weights_C, request_C=request_C, k=PLACE)
+    logits_C, labels_C, weights_C, _ = predictions.of_action(0)
+    ndcg = ndcg_of_logits(predictions, recipe.schema.actions[0].name, PLACE)
     return ndcg, log_loss_from_logits(logits_C, labels_C, weights_C)
 
 
