@@ -68,7 +68,9 @@ def _draw_panel(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
         axes.set_aspect("equal")
     for line in panel.lines:
         colour = INK if line.style == "outline" else colours.get(line.name, INK)
-        if line.low:
+        if line.low and line.style == "dots":  # nothing lies between them that a band could be of
+            axes.vlines(line.x, line.low, line.high, color=colour, linewidth=1.2)
+        elif line.low:
             axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
         size = {"markersize": 6.5} if line.style == "dots" and len(line.x) == 1 else {}
         axes.plot(line.x, line.y, color=colour, **{**_MARKS[line.style], **size})  # type: ignore[arg-type]

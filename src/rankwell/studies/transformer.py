@@ -164,7 +164,7 @@ def _chart(gains: Mapping[tuple[str, str], Mapping[str, Gain]]) -> Chart:
     for label, title, unit in (
         ("log_loss", "Log loss saved", "nats"), ("auc", "AUC gained", "AUC"), ("ndcg@10", "nDCG@10 gained", "nDCG@10"),
     ):  # fmt: skip
-        lines = []
+        lines = [Line(name="", x=[-0.3, len(_GROUPS) - 0.7], y=[0.0, 0.0], style="dashed")]
         for shift, name in ((-0.08, HISTORY.name), (0.08, TRANSFORMER.name)):
             of = [gains[name, group][label] for group in _GROUPS]
             lines.append(
