@@ -20,10 +20,12 @@ import torch
 
 from rankwell.data.batches import Batches
 from rankwell.models.candidate_list import ListEncoder
+from rankwell.models.head_gates import StaticGates
+from rankwell.models.specialised_attention import SpecialisedAttention
 from rankwell.models.transformer import RankingTransformer
 from rankwell.serving.head_inspection import LayerInspection, inspect_heads
-from rankwell.studies.head_result import HeadFindings, Outcome, result_of
-from rankwell.studies.head_variants import LEARNED, SEGMENT, VARIANTS, Variant, recipe_of
+from rankwell.studies.head_result import HeadFindings, Outcome, result_of, result_of_cutting
+from rankwell.studies.head_variants import GATED, LEARNED, SEGMENT, VARIANTS, Variant, recipe_of
 from rankwell.studies.list_cost import median_ms, times_in_turns
 from rankwell.studies.rivals import with_rivals
 from rankwell.studies.study import StudyResult, joined, simulated
@@ -51,7 +53,8 @@ def study_heads(
     Returns:
         By marketplace and variant: calibrated log loss, AUC and nDCG@10 on test, with paired 95 % intervals over
         learned heads; how much more than evenly heads attend to what they are named after, how alike they are, how
-        many stay open, and the time of the list encoder for 500 candidates before and after closed heads are cut out.
+        many stay open, and the time of the list encoder for 500 candidates before and after closed heads are cut out;
+        and that time by how many heads are left, whoever closed them.
     """
     marketplaces: dict[str, Logs] = {"with rivals": with_rivals, "as it is": simulated}
     parts = []
@@ -65,6 +68,7 @@ def study_heads(
                     still = "" if outcome.heads is None else f", {outcome.heads.num_open:.1f} of 4 heads open"
                     say(f"{marketplace}, seed {seed}: {variant.name}, log loss {outcome.log_loss:.4f}{still}")
         parts.append(result_of(marketplace, found))
+    parts.append(result_of_cutting({left: _cut_time(left) for left in range(4, -1, -1)}))
     return joined("heads", parts)
 
 
@@ -100,6 +104,20 @@ def encoder_times(encoder: ListEncoder, shares: Mapping[int, float], *, rounds: 
     times = median_ms(times_in_turns(steps, rounds=rounds))
     cut = sum((1.0 if segment is None else shares[segment]) * times[f"cut {segment}"] for segment in segments)
     return times["uncut"] / times["learned"], cut / times["learned"]
+
+
+def _cut_time(num_left: int) -> float:
+    """Of an encoder of which so many heads are left, the others having been cut out."""
+    settings = GATED.settings
+    assert settings.list is not None
+    layout = {group.name: group.width for group in settings.groups}
+    encoder = ListEncoder(recipe_of(GATED).schema, settings.list, width=settings.width, layout=layout)
+    (attention,) = encoder.layers.attentions
+    assert isinstance(attention, SpecialisedAttention)
+    assert isinstance(attention.gates, StaticGates)
+    with torch.no_grad():
+        attention.gates.location[num_left:] = -9.0  # far below where a gate is exactly 0
+    return encoder_times(encoder, {})[1]
 
 
 def _outcome(variant: Variant, data: Path, truth: TrueProbabilities, seed: int) -> Outcome:
