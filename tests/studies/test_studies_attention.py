@@ -97,12 +97,20 @@ def test_costs_are_told_by_length_and_kind() -> None:
     assert "full: 40 ms, 2 MiB" in result.finding
 
 
-def test_the_verdict_names_what_is_not_surely_different() -> None:
+def test_the_verdict_tells_sure_differences_and_runs_that_did_not_look() -> None:
     ndcg = {ALONE: 0.2, "full": 0.5, "local": 0.4, "linear": 0.4} | dict.fromkeys(LIMITS, 0.6)
     shifts = {name: (0.0, 0.1) if name == "linear" else (0.05, 0.05) for name in ndcg}
-    found = {100: {name: [Seen(value + shift, 0.1) for shift in shifts[name]] for name, value in ndcg.items()}}
+    excess = {name: (0.1, 0.1) if name == ALONE else (0.02, 0.03) for name in ndcg} | {"linear": (0.09, 0.05)}
+    found = {
+        100: {
+            name: [Seen(value + shift, lack) for shift, lack in zip(shifts[name], excess[name], strict=True)]
+            for name, value in ndcg.items()
+        }
+    }
     result = seen_result(found)
-    assert "Not surely different: full and linear at 100; local and linear at 100." in result.finding
+    assert "all runs counted: full over local at 100 (+0.1000 [+0.1000, +0.1000])." in result.finding
+    assert "full in 2, local in 2, linear in 1." in result.finding
+    assert "linear 0.500, where" in result.finding  # of the run that looked alone
     assert result.numbers["full_over_local/100/mean"] == pytest.approx(0.1)
     assert "<svg" in render_study(result)
 

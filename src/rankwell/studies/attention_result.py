@@ -21,6 +21,8 @@ ALONE: Final = "each alone"
 ITSELF, NEAR, MAKE_UP, TRUTH = "limit: itself", "limit: those near", "limit: the make-up", "limit: the truth"
 LIMITS: Final = (ITSELF, NEAR, MAKE_UP, TRUTH)
 """What nobody does better than who sees a candidate alone, those near it, or what its whole list is made of."""
+_LEFT: Final = 0.8
+"""A run whose excess is above this share of that of each alone has not learned to look."""
 _PAIRS: Final = (*((kind, ALONE) for kind in KINDS), ("full", "local"), ("full", "linear"), ("local", "linear"))
 
 
@@ -66,7 +68,10 @@ def cost_result(costs: Mapping[int, Mapping[str, Cost]], *, width: int, num_head
 
     def panel(title: str, unit: str, of: Callable[[Cost], float]) -> Panel:
         lines = tuple(Line(name=kind, x=sizes, y=[of(costs[size][kind]) for size in sizes]) for kind in KINDS)
-        return Panel(title=title, x_label="candidates", y_label=unit, lines=lines, is_log_x=True, is_log_y=True)
+        return Panel(
+            title=title, x_label="candidates", y_label=unit, lines=lines, is_log_x=True, is_log_y=True,
+            x_names={float(size): f"{size:,}" for size in sizes},
+        )  # fmt: skip
 
     chart = Chart(
         name="attention-cost",
@@ -133,61 +138,86 @@ def seen_result(found: Mapping[int, Mapping[str, Sequence[Seen]]]) -> StudyResul
 def _verdict(
     found: Mapping[int, Mapping[str, Sequence[Seen]]], by_pair: Mapping[tuple[str, str], Mapping[int, Gain]]
 ) -> str:
+    """What the numbers say; runs that never learned to look at other candidates are counted, and told apart."""
     sizes = list(found)
-    mean = {
-        size: {name: float(np.mean([s.ndcg for s in seen])) for name, seen in found[size].items()} for size in sizes
-    }
-    order = [sorted(KINDS, key=lambda kind: -mean[size][kind]) for size in sizes]
-    best = "; ".join(
-        f"{size:,}: {', '.join(f'{kind} {mean[size][kind]:.3f}' for kind in kinds)}"
-        for size, kinds in zip(sizes, order, strict=True)
-    )
-    high = sizes[-1]
-    of = mean[high]
+    looked = {kind: {size: _runs_that_looked(found[size], kind) for size in sizes} for kind in KINDS}
+    num_runs = sum(len(found[size][ALONE]) for size in sizes)
+    counted = ", ".join(f"{kind} in {sum(map(len, of.values()))}" for kind, of in looked.items())
+    best = "; ".join(f"{size:,}: {_in_order(found[size])}" for size in sizes)
+    high, limits = sizes[-1], {name: _mean(found[sizes[-1]][name]) for name in LIMITS}
+    had = {kind: _told(of[high]) for kind, of in looked.items()}
     lines = [
-        f"Seen, nDCG@10, best first: {best}; each alone {of[ALONE]:.3f} and the truth {of[TRUTH]:.3f} at {high:,}.",
-        f"What local attention cannot see is what the whole list is made of: at {high:,} candidates it has "
-        f"{of['local']:.3f}, where {of[NEAR]:.3f} is the most that those near allow. What linear attention blurs is "
-        f"where things stand: it has {of['linear']:.3f}, where knowing the list's make-up and no neighbours allows "
-        f"{of[MAKE_UP]:.3f}. Full attention could see both, and has {of['full']:.3f} after as many steps.",
+        f"Seen, nDCG@10, best first: {best}.",
+        f"Of {num_runs} runs a kind, candidates learned to look at each other (a log loss nearer to the truth's than "
+        f"{_LEFT:.0%} of the way from it to that of each alone): {counted}. The others stayed where each alone is.",
+        f"What local attention cannot see is what the whole list is made of; what linear attention blurs is where "
+        f"things stand; full attention could see both. In the runs that looked, at {high:,} candidates: local "
+        f"{had['local']}, where those near allow {limits[NEAR]:.3f}; linear {had['linear']}, where the list's make-up "
+        f"allows {limits[MAKE_UP]:.3f}; full {had['full']}, where the truth has {limits[TRUTH]:.3f}.",
     ]
     if by_pair:
-        unsure = [
-            f"{' and '.join(pair)} at {size:,}"
+        sure = [
+            f"{' over '.join(pair)} at {size:,} ({gain})"
             for pair in _PAIRS[len(KINDS) :]
             for size, gain in by_pair[pair].items()
-            if not gain.is_sure
+            if gain.is_sure
         ]
-        lines.append("Not surely different: " + ("; ".join(unsure) or "none") + ".")
+        lines.append("Surely different, all runs counted: " + ("; ".join(sure) or "none") + ".")
     return "\n".join(lines)
+
+
+def _runs_that_looked(at: Mapping[str, Sequence[Seen]], kind: str) -> list[Seen]:
+    return [seen for seen, alone in zip(at[kind], at[ALONE], strict=True) if seen.excess < _LEFT * alone.excess]
+
+
+def _in_order(at: Mapping[str, Sequence[Seen]]) -> str:
+    kinds = sorted((*KINDS, ALONE), key=lambda kind: -_mean(at[kind]))
+    return ", ".join(f"{kind} {_mean(at[kind]):.3f}" for kind in kinds)
+
+
+def _told(runs: Sequence[Seen]) -> str:
+    return f"{_mean(runs):.3f}" if runs else "none looked"
+
+
+def _mean(runs: Sequence[Seen]) -> float:
+    return float(np.mean([seen.ndcg for seen in runs]))
 
 
 def _chart(found: Mapping[int, Mapping[str, Sequence[Seen]]]) -> Chart:
     sizes = list(found)
 
-    def line(name: str, of: Callable[[Seen], float], style: str = "line") -> Line:
+    ticks = {float(size): f"{size:,}" for size in sizes}
+
+    def mean(name: str, of: Callable[[Seen], float]) -> Line:
         y = [float(np.mean([of(seen) for seen in found[size][name]])) for size in sizes]
-        return Line(name=name, x=sizes, y=y, style="line" if style == "line" else "dashed")
+        return Line(name=name, x=sizes, y=y, style="dashed" if name in LIMITS else "line")
+
+    def runs(name: str, of: Callable[[Seen], float]) -> Line:
+        each = [(size, of(seen)) for size in sizes for seen in found[size][name]]
+        return Line(name=name, x=[size for size, _ in each], y=[y for _, y in each], style="dots")
 
     return Chart(
         name="attention-seen",
         title="What each kind sees",
         caption="Lists in which a click depends on the 25 candidates to each side and on what the whole list is made "
-        "of. Left: nDCG@10 of models after as many steps, and, dashed, the most that can be had from those near, from "
-        "the list's make-up, and from all. Right: what a model's log loss lacks to the truth's.",
+        "of. Left: nDCG@10 of models after as many steps, dots being single runs, and, dashed, the most that can be "
+        "had from those near, from the list's make-up, and from all. Right: the log loss above the truth's.",
         description="nDCG@10 and excess log loss by the number of candidates, for candidates each alone and under "
         "full, local and linear attention, beside limits.",
         panels=(
             Panel(
-                title="nDCG@10", x_label="candidates", y_label="nDCG@10", is_log_x=True,
+                title="nDCG@10", x_label="candidates", y_label="nDCG@10", is_log_x=True, x_names=ticks,
                 lines=(
-                    *(line(name, lambda seen: seen.ndcg) for name in (*KINDS, ALONE)),
-                    *(line(name, lambda seen: seen.ndcg, "dashed") for name in (NEAR, MAKE_UP, TRUTH)),
+                    *(mean(name, lambda seen: seen.ndcg) for name in (*KINDS, ALONE, NEAR, MAKE_UP, TRUTH)),
+                    *(runs(name, lambda seen: seen.ndcg) for name in KINDS),
                 ),
             ),
             Panel(
-                title="Above the truth's log loss", x_label="candidates", y_label="nats", is_log_x=True,
-                lines=tuple(line(name, lambda seen: seen.excess) for name in (*KINDS, ALONE)),
+                title="Above the truth's log loss", x_label="candidates", y_label="nats", is_log_x=True, x_names=ticks,
+                lines=(
+                    *(mean(name, lambda seen: seen.excess) for name in (*KINDS, ALONE)),
+                    *(runs(name, lambda seen: seen.excess) for name in KINDS),
+                ),
             ),
         ),
     )  # fmt: skip
