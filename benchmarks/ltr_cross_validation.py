@@ -46,6 +46,7 @@ from rankwell.evaluation.discrimination import log_loss_from_logits
 from rankwell.evaluation.intervals import Interval, mean_and_sd, paired_interval, student_quantile
 from rankwell.evaluation.ranking_quality import ndcg_at_k
 from rankwell.losses.calibrated import JointRankingCalibration, RegressionCompatibleRanking
+from rankwell.losses.distillation import Distillation
 from rankwell.losses.listwise import ListNet, softmax_cross_entropy
 from rankwell.losses.loss import Loss
 from rankwell.losses.pairwise import LambdaRank
@@ -57,6 +58,7 @@ from rankwell.training.member_objective import MemberObjective
 from rankwell.training.objectives import ActionObjective, LossTerm
 from rankwell.training.predictions import Predictions, predict
 from rankwell.training.stepper import Stepper, arithmetic_of_training
+from rankwell.types import Batch
 
 RECIPE: Final[dict[str, Any]] = runpy.run_path(str(Path(__file__).parents[1] / "recipes" / "ltr_lgb.py"))
 GRADES: Final[Schema] = RECIPE["schema"]()
@@ -75,7 +77,7 @@ LOSSES: Final[dict[str, tuple[Schema, Loss, Labels]]] = {
 }
 """The schema, whose actions are the network's logits, the loss of each, and what it takes for labels."""
 TREES, POINTWISE_TREES = "LightGBM lambdarank", "LightGBM binary by grade"
-NEURAL: Final = "RCR by grade"
+DISTILLED: Final = "distilled from trees, by grade"
 CALIBRATED, LISTWISE = ("RCR by grade", "JRC by grade"), ("softmax", "ListNet", "LambdaRank")
 POINTWISE: Final = ("pointwise", "pointwise by grade")
 
@@ -106,8 +108,39 @@ def trees(boosting: Boosting, seed: int, fold: Fold) -> Model:
 
 
 def network(loss: Loss, labels: Labels, seed: int, fold: Fold) -> Model:
-    """The recipe's model after its number of epochs; there is no tune split, and no epoch is chosen."""
-    schema, num_epochs = fold.schema, RECIPE["EPOCHS"]
+    """The recipe's model, taught by the labels of the log."""
+    return taught(loss, labels, seed, fold, RECIPE["EPOCHS"], lambda batch: batch)
+
+
+def distilled(boosting: Boosting, seed: int, fold: Fold) -> Model:
+    """The recipe's model, taught by trees that were grown on the fold's train, on lists that nobody has seen.
+
+    In each pass every document takes some of its features from another one of the batch, and the trees say what they
+    think of it: so the network meets new lists in each pass, and has as much to learn from as the trees have to say.
+    """
+    teacher, generator = trees(boosting, seed, fold), torch.Generator().manual_seed(seed)
+    recombined = partial(recombined_lists, teacher, generator)
+    return taught(Distillation(), "grades", seed, fold, RECIPE["EPOCHS_OF_DISTILLATION"], recombined)
+
+
+def recombined_lists(teacher: Model, generator: torch.Generator, batch: Batch) -> Batch:
+    """Of each document a share of the features, uniform in [0, ½], from another; the teacher's logits for labels."""
+    own_CN = batch.features.candidates["features"]
+    assert isinstance(own_CN, Tensor)
+    other_CN = own_CN[torch.randint(len(own_CN), (len(own_CN),), generator=generator)]
+    share_C1 = torch.rand(len(own_CN), 1, generator=generator) / 2
+    mixed_CN = torch.where(torch.rand(own_CN.shape, generator=generator) < share_C1, other_CN, own_CN)
+    features = replace(batch.features, candidates={"features": mixed_CN})
+    with torch.no_grad():
+        logits_CA = teacher(features)
+    return replace(batch, features=features, targets=replace(batch.targets, labels_CA=logits_CA))
+
+
+def taught(
+    loss: Loss, labels: Labels, seed: int, fold: Fold, num_epochs: int, lesson: Callable[[Batch], Batch]
+) -> Model:
+    """The recipe's model after so many epochs; there is no tune split, and no epoch is chosen."""
+    schema = fold.schema
     model: Model = RECIPE["build"](schema, measure_numerics(fold.train, schema), seed)
     terms = [LossTerm(action.name, loss, labels=labels) for action in schema.actions]
     objective = MemberObjective(schema, ActionObjective(schema, terms))
@@ -118,7 +151,7 @@ def network(loss: Loss, labels: Labels, seed: int, fold: Fold) -> Model:
         for epoch in range(num_epochs):
             for _, batch in fold.train.epoch(epoch):
                 stepper.optimizers.set_rate(1.0 - 0.95 * stepper.num_steps / num_steps)
-                stepper.step(batch)
+                stepper.step(lesson(batch))
     return model.eval()
 
 
@@ -194,9 +227,11 @@ def of_repeat(data: Path, folds: int, repeat: int) -> dict[str, Found]:
     torch.set_num_threads(1)  # so that what is found does not depend on the machine
     table: pa.Table = RECIPE["log_table"](data / RECIPE["FILE"])
     boosting: Boosting = RECIPE["boosting"]()
+    pointwise = replace(boosting, objective="binary")
     methods: dict[str, tuple[Schema, Callable[[int, Fold], Model]]] = {
         TREES: (ONE, partial(trees, boosting)),
-        POINTWISE_TREES: (GRADES, partial(trees, replace(boosting, objective="binary"))),
+        POINTWISE_TREES: (GRADES, partial(trees, pointwise)),
+        DISTILLED: (GRADES, partial(distilled, pointwise)),
         **{name: (schema, partial(network, loss, labels)) for name, (schema, loss, labels) in LOSSES.items()},
     }
     found = {name: Found() for name in methods}
@@ -237,7 +272,7 @@ def print_methods(found: dict[str, Found], findings: Findings, folds: int) -> No
             numbers |= {"gain": differences.mean(), "gain_low": paired.low, "gain_high": paired.high,
                         "gain_low_over_folds": corrected.low, "gain_high_over_folds": corrected.high}  # fmt: skip
             cells = [f"{differences.mean():+.4f}", *(f"[{i.low:+.4f}, {i.high:+.4f}]" for i in (paired, corrected))]
-        loss = f"{of.log_loss:.4f}" if name in (*POINTWISE, *CALIBRATED, POINTWISE_TREES) else ""
+        loss = f"{of.log_loss:.4f}" if name in (*POINTWISE, *CALIBRATED, POINTWISE_TREES, DISTILLED) else ""
         seconds = f"{of.seconds / len(of.ndcg_of_folds):.1f}"
         printed.add_row(name, f"{of.by_request.mean():.4f}", *cells, loss, seconds)
         for label, number in numbers.items():
@@ -247,11 +282,11 @@ def print_methods(found: dict[str, Found], findings: Findings, folds: int) -> No
 
 def judge(found: dict[str, Found], findings: Findings) -> None:
     """The two claims, each against the strongest of what it is held against."""
-    gains_R = found[NEURAL].by_request - found[TREES].by_request
-    findings.add(f"{NEURAL} over {TREES}, low end", paired_interval(gains_R).low, at_least=-0.01)
-    unseen_R = np.array(sorted(found[NEURAL].ndcg)) % 2 == 1
-    findings.add(f"{NEURAL} over {TREES}, odd requests alone, mean", float(gains_R[unseen_R].mean()))
-    findings.add(f"{NEURAL} over {TREES}, odd requests alone, low end", paired_interval(gains_R[unseen_R]).low)
+    gains_R = found[DISTILLED].by_request - found[TREES].by_request
+    findings.add(f"{DISTILLED} over {TREES}, low end", paired_interval(gains_R).low, at_least=-0.01)
+    unseen_R = np.array(sorted(found[DISTILLED].ndcg)) % 2 == 1
+    findings.add(f"{DISTILLED} over {TREES}, odd requests alone, mean", float(gains_R[unseen_R].mean()))
+    findings.add(f"{DISTILLED} over {TREES}, odd requests alone, low end", paired_interval(gains_R[unseen_R]).low)
     best = max(LISTWISE, key=lambda name: found[name].by_request.mean())
     best_loss = min(found[name].log_loss for name in POINTWISE)
     for name in CALIBRATED:

@@ -40,6 +40,7 @@ NUM_FEATURES: Final = 301
 HIGHEST_GRADE: Final = 4
 MEMBERS: Final = 4
 EPOCHS: Final = 10
+EPOCHS_OF_DISTILLATION: Final = 25
 REQUESTS_OF_A_BATCH: Final = 20
 FILE: Final = "train.parquet"
 
