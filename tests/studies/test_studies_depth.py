@@ -96,6 +96,8 @@ def test_the_verdict_tells_sure_differences_from_noise() -> None:
     parameters = {depth.name: dict.fromkeys(PARAMETER_PARTS, 100) for depth in DEPTHS}
     latencies = {depth.name: {50: 1.0, 95: 2.0, 99: 3.0} for depth in DEPTHS}
     result = depth_result(found, parameters, latencies)
+    assert "better than 1 layer: as it is: 2; experience removed: 2; labels flipped: 2." in result.finding
+    assert "One layer over 0: +0.0000 [+0.0000, +0.0000] nats, not surely different." in result.finding
     assert "As it is: surely different from 1 layer: 2 better;" in result.finding
     assert "the loss of training is lower, and on test that is not seen" in result.finding
     assert result.numbers[f"{PLAIN}/2/log_loss_saved_over_1/mean"] == pytest.approx(0.002)

@@ -86,6 +86,7 @@ def depth_result(
     tables += [_parameters(parameters, numbers), _latencies(latencies, numbers)]
     verdict = "\n".join(
         [
+            _stops(found),
             *(_helped(condition, outcomes) for condition, outcomes in found.items()),
             _why(found),
             _shared(found[PLAIN], parameters),
@@ -151,6 +152,20 @@ def _latencies(latencies: Mapping[str, Mapping[int, float]], numbers: dict[str, 
     return table
 
 
+def _stops(found: Found) -> str:
+    """The deepest that is surely better than one layer, by condition, and whether one is better than none."""
+    told = []
+    for condition, outcomes in found.items():
+        better = [d.name for d in DEPTHS if d.name in outcomes and d.name != _ONE and _saved(outcomes, d.name).low > 0]
+        told.append(f"{condition}: {better[-1] if better else 'none'}")
+    none, one = DEPTHS[0].name, _saved(found[PLAIN], _ONE, DEPTHS[0].name)
+    surely = "surely" if one.is_sure else "not surely"
+    return (
+        f"The deepest that is surely better than 1 layer: {'; '.join(told)}. One layer over {none}: {one} nats, "
+        f"{surely} different."
+    )
+
+
 def _helped(condition: str, outcomes: Mapping[str, Sequence[Outcome]]) -> str:
     """Which depths differ surely from one layer, and by how much each does."""
     names = [depth.name for depth in DEPTHS if depth.name in outcomes and depth.name != _ONE and not depth.is_shared]
@@ -174,8 +189,8 @@ def _why(found: Found) -> str:
         elif fitted.is_sure:
             what = "is higher: in as many steps they learn less"
         else:
-            what = "is not surely another"
-        told.append(f"{condition}: the loss of training {what} ({fitted} nats lower)")
+            what = "is not surely another: what they could fit besides is not there, or not found"
+        told.append(f"{condition}: the loss of training {what} ({fitted} nats saved on train)")
     return f"{_DEEPEST} layers against {_ONE}, as to why. " + "; ".join(told) + "."
 
 
@@ -187,7 +202,8 @@ def _shared(outcomes: Mapping[str, Sequence[Outcome]], parameters: Mapping[str, 
             ratio = sum(parameters[own].values()) / sum(parameters[depth.name].values())
             told.append(
                 f"{depth.num_layers} layers of one set of weights save {_saved(outcomes, depth.name, own)} nats over "
-                f"{depth.num_layers} of their own, which have {ratio:.1f}× the dense numbers"
+                f"{depth.num_layers} of their own, which have {ratio:.1f}× the dense numbers, and "
+                f"{_saved(outcomes, depth.name)} over 1"
             )
     return "Sharing: " + "; ".join(told) + "."
 
