@@ -4,7 +4,8 @@ Five times, the requests are cut at random into five folds, and each fold is pre
 with settings that are the same in all folds (`recipes/ltr_lgb.py`). They were found by cross-validating the requests of
 even id alone, for trees and networks alike; so the gain is shown on those of odd id, too. All losses train the same
 network for the same number of epochs. Those "by grade" give each grade a logit of its own, p(grade ≥ j), and sort by
-the expected gain; the others sort by their one logit.
+the expected gain; the others sort by their one logit. One network is taught by trees instead, of the same train, on
+lists recombined from it: that is the list model held against lambdarank.
 
 nDCG@10 of a request, with gains 2^grade - 1, is its mean over the repeats, and methods are paired by request: the
 interval is Student's over the requests, for what is asked is how other requests would fare. Beside it stands the
