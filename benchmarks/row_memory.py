@@ -2,7 +2,8 @@
 
 A table of its own process is filled with new ids by training steps, 8,192 a step, row-wise AdaGrad, until all have a
 row. Bytes a row are what the process has grown by, index, row, state and slack included, over the ids seen. The pause
-is the longest step of the fill less the median one: a machine with other work to do shows its own pauses there. With
+is the longest step of the fill less the median one. A machine that is shared, or only lent, has pauses of its own in
+there: how long they are is read from as many steps that follow on the same ids, when nothing grows any more. With
 eviction, ids of Zipf's law over 10⁹ possible ones keep coming, and memory is read ten times on the way.
 
     python benchmarks/row_memory.py [--json FILE] [--rows N] [--samples N] [--max-rows N]
@@ -40,19 +41,23 @@ def zipf_ids(path: Path, num_samples: int) -> None:
 def fill(findings: Findings, dtype: str, ids: Path, num_rows: int, given: argparse.Namespace) -> None:
     """Fill a table, a few times over, and say what it took."""
     asked = {"ids": str(ids), "sizes": [NUM_POSSIBLE], "width": WIDTH, "growing": True, "dtype": dtype}
-    pauses = []
+    pauses, still = [], []
     for _ in range(given.fills):
         contender = Contender(dtype, "rankwell_table", asked, threads=given.threads)
         contender.round(num_rows // BATCH)
+        contender.round(num_rows // BATCH)  # the same ids once more
         contender.leave()
-        figures = contender.figures()
+        figures, again = contender.figures(0, 1), contender.figures(1, 2)
         pauses.append(figures.longest_ms - figures.wall_ms)
+        still.append(again.longest_ms - again.wall_ms)
     seen = figures.facts["num_seen"]
     case = f"{seen:,} rows × {WIDTH} in {dtype}"
     findings.add(f"{case}: resident bytes a row", figures.facts["grown/VmRSS"] / seen, at_most=MOST_BYTES[dtype])
     findings.add(f"{case}: bytes a row by the table's own count", figures.facts["num_bytes"] / seen)
     findings.add(f"{case}: longest pause while growing, median of fills", statistics.median(pauses), "ms", at_most=20)
     findings.add(f"{case}: longest pause while growing, of all fills", max(pauses), "ms")
+    findings.add(f"{case}: longest pause while nothing grows, median of fills", statistics.median(still), "ms")
+    findings.add(f"{case}: longest pause while nothing grows, of all fills", max(still), "ms")
     findings.add(f"{case}: median step of {BATCH:,} new ids", figures.wall_ms, "ms")
 
 
