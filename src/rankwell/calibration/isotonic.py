@@ -7,19 +7,15 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from rankwell.calibration.adjacent_violators import pool_adjacent_violators
+from rankwell.calibration.adjacent_violators import Blocks, pool_adjacent_violators, with_both_labels
 from rankwell.calibration.calibrator import Calibrator, Distortion
 from rankwell.calibration.sample import CalibrationSample
 from rankwell.errors import CalibrationError
 
-__all__ = ["Isotonic", "fit_isotonic"]
-
-_Floats = NDArray[np.float64]
+__all__ = ["Isotonic", "fit_isotonic", "isotonic_of"]
 
 
 @final
@@ -107,31 +103,16 @@ def fit_isotonic(logits_C: Tensor, labels_C: Tensor, weights_C: Tensor, segments
     """
     sample = CalibrationSample.checked(logits_C, labels_C, weights_C, segments_CS)
     blocks = pool_adjacent_violators(sample.logits_C.numpy(), sample.labels_C.numpy(), sample.weights_C.numpy())
-    knots_B, positives_B = blocks.mean_logits_B, blocks.positives_B
-    negatives_B = blocks.weights_B - positives_B
-    knots_B, positives_B, negatives_B = _first_smoothed(knots_B, positives_B, negatives_B)
-    # The last block is the first one of the mirrored sample.
-    knots_B, negatives_B, positives_B = _first_smoothed(knots_B[::-1], negatives_B[::-1], positives_B[::-1])
-    log_odds_B = np.log(positives_B / negatives_B)[::-1]
-    ascending_B = np.maximum.accumulate(log_odds_B)  # shares a rounding apart may have logarithms out of order
-    return Isotonic(torch.from_numpy(knots_B[::-1].copy()), torch.from_numpy(ascending_B))
+    return isotonic_of(blocks)
 
 
-def _first_smoothed(knots_B: _Floats, positives_B: _Floats, negatives_B: _Floats) -> tuple[_Floats, _Floats, _Floats]:
-    """Half a row of each label more in the first block if it has no positives, or that block pooled with the next."""
-    if positives_B[0] > 0:
-        return knots_B, positives_B, negatives_B
-    smoothed = 0.5 / (negatives_B[0] + 1.0)
-    if len(knots_B) > 1 and smoothed >= positives_B[1] / (positives_B[1] + negatives_B[1]):
-        weights_B = positives_B + negatives_B
-        knot = np.average(knots_B[:2], weights=weights_B[:2])
-        return (
-            np.append(knot, knots_B[2:]),
-            np.append(positives_B[:2].sum(), positives_B[2:]),
-            np.append(negatives_B[:2].sum(), negatives_B[2:]),
-        )
-    return (
-        knots_B,
-        np.append(0.5, positives_B[1:]),
-        np.append(negatives_B[0] + 0.5, negatives_B[1:]),
-    )
+def isotonic_of(blocks: Blocks) -> Isotonic:
+    """Steps 2 and 3 of `fit_isotonic`: pooled blocks to a continuous function.
+
+    >>> import numpy as np
+    >>> blocks = pool_adjacent_violators(np.array([-1.0, 1.0]), np.array([0.0, 1.0]), np.array([3.0, 7.0]))
+    >>> torch.sigmoid(isotonic_of(blocks).knot_log_odds_B)  # 0.5/4, 7.5/8
+    tensor([0.1250, 0.9375], dtype=torch.float64)
+    """
+    blocks = with_both_labels(blocks)
+    return Isotonic(torch.from_numpy(blocks.mean_logits_B), torch.from_numpy(blocks.log_odds_B))
