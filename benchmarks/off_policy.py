@@ -1,0 +1,136 @@
+"""Time and memory of every off-policy estimator by the number of impressions, and the value of a known log.
+
+A log of n impressions in requests of 10, three choices, propensities and targets at random; each estimator gets columns
+and gives value and interval: the check of the columns is timed once, on its own, and with each estimator together it is
+the whole way. Each size runs in a process of its own; memory is that process's peak above what the columns themselves
+take. The exponent is that of time over the two largest sizes: 1 is linear.
+
+With --data, the folder of Open Bandit's sample (random_all.parquet, bts_action_dist_all.parquet): the value of
+Bernoulli Thompson sampling from the log of the random policy, of which .004553 by inverse propensities is published.
+
+    python benchmarks/off_policy.py [--rows N …] [--repeats N] [--data DIR] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from contenders.findings import Findings
+from rankwell.evaluation.logged_feedback import LoggedFeedback
+from rankwell.evaluation.off_policy import (
+    DirectMethod,
+    DoublyRobust,
+    InversePropensity,
+    SelfNormalised,
+    SwitchDoublyRobust,
+    ValueEstimator,
+)
+
+ESTIMATORS: dict[str, ValueEstimator] = {
+    "IPW": InversePropensity(),
+    "SNIPS": SelfNormalised(),
+    "DM": DirectMethod(),
+    "DR": DoublyRobust(),
+    "SWITCH-DR": SwitchDoublyRobust(threshold=2.0),
+}
+PUBLISHED_IPW, MOST_SECONDS, PER_REQUEST = 0.004553, 10.0, 10
+
+
+def columns_of(num_rows: int) -> dict[str, np.ndarray]:
+    """Columns as a log would give them: float64 and int64, shuffled in nothing."""
+    generator = np.random.default_rng(0)
+    propensity_C = generator.uniform(0.1, 0.9, num_rows)
+    return {
+        "rewards_C": (generator.random(num_rows) < 0.1).astype(np.float64),
+        "propensities_C": propensity_C,
+        "target_C": np.minimum(propensity_C * generator.uniform(0.5, 1.5, num_rows), 1.0),
+        "estimates_C": generator.uniform(0.0, 0.2, num_rows),
+        "target_estimates_C": generator.uniform(0.0, 0.2, num_rows),
+        "request_C": np.arange(num_rows) // PER_REQUEST,
+    }
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measured(num_rows: int, repeats: int) -> dict[str, float]:
+    """Least seconds of the check and of each estimator, and the peak of memory above the columns."""
+    columns = columns_of(num_rows)
+    before = peak_bytes()
+    best = dict.fromkeys(("check", *ESTIMATORS), math.inf)
+    for _ in range(repeats):
+        started = time.perf_counter()
+        feedback = LoggedFeedback.of(**columns, most_off_support=0.5)
+        best["check"] = min(best["check"], time.perf_counter() - started)
+        for name, estimator in ESTIMATORS.items():
+            started = time.perf_counter()
+            estimator(feedback)
+            best[name] = min(best[name], time.perf_counter() - started)
+        del feedback
+    return best | {"bytes a row": (peak_bytes() - before) / num_rows}
+
+
+def open_bandit(folder: Path, findings: Findings) -> None:
+    log = pq.read_table(folder / "random_all.parquet")
+    policy = pq.read_table(folder / "bts_action_dist_all.parquet")
+    items, positions = policy["item_id"].to_numpy(), policy["position"].to_numpy()
+    target_IK = np.zeros((items.max() + 1, positions.max() + 1))
+    target_IK[items, positions] = policy["prob_bts"].to_numpy()
+    feedback = LoggedFeedback.of(
+        log["click"].to_numpy(),
+        log["propensity_score"].to_numpy(),
+        target_IK[log["item_id"].to_numpy(), log["position"].to_numpy()],
+    )
+    for name in ("IPW", "SNIPS"):
+        value = ESTIMATORS[name](feedback)
+        print(f"Open Bandit, random/all, {name}: {value}")
+        findings.add(f"open bandit/{name}", value.value)
+        findings.add(f"open bandit/{name}/low", value.interval.low)
+        findings.add(f"open bandit/{name}/high", value.interval.high)
+    off = abs(round(ESTIMATORS["IPW"](feedback).value, 6) - PUBLISHED_IPW)
+    findings.add("open bandit/IPW off the published, to its 6 places", off, at_most=0.0)
+    findings.add("open bandit/effective sample size", feedback.effective_sample_size)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[10**5, 10**6, 10**7])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    findings = Findings("off-policy values")
+    found = {}
+    for num_rows in given.rows:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found[num_rows] = pool.apply(measured, (num_rows, given.repeats))
+        for name, figure in found[num_rows].items():
+            is_bytes = name == "bytes a row"
+            findings.add(f"{num_rows} rows/{name}", figure if is_bytes else figure * 1e3, "" if is_bytes else "ms")
+    smaller, largest = sorted(given.rows)[-2:] if len(given.rows) > 1 else (0, given.rows[0])
+    for name in ESTIMATORS:
+        whole = found[largest]["check"] + found[largest][name]
+        findings.add(f"{largest} rows/check and {name}", whole, "s", at_most=MOST_SECONDS)
+        if smaller:
+            ratio = whole / (found[smaller]["check"] + found[smaller][name])
+            findings.add(f"exponent of time/{name}", math.log(ratio) / math.log(largest / smaller), at_most=1.1)
+    if smaller:
+        growth = found[largest]["bytes a row"] / found[smaller]["bytes a row"]
+        findings.add("memory a row, largest by the one before", growth, at_most=1.1)
+    if given.data is not None:
+        open_bandit(given.data, findings)
+    findings.print()
+    findings.write(given.json)
+
+
+if __name__ == "__main__":
+    main()
