@@ -11,7 +11,7 @@ from rankwell.errors import RecipeError
 from rankwell.simulation.marketplace import CHUNK_REQUESTS, Chunk, Marketplace, MarketplaceSettings
 from rankwell.simulation.population import Population
 from rankwell.simulation.preference import click_parts, distance_km, experience_bump, pair_parts
-from rankwell.simulation.retrieval import offer_jobs, retrieval_exposure, retrieve
+from rankwell.simulation.retrieval import offer_jobs, retrieval_exposure, retrieve, retrieve_uniformly
 from rankwell.simulation.sessions import hour_of_week, open_sessions
 from rankwell.simulation.settings import ACTIONS
 
@@ -105,6 +105,34 @@ def test_retrieval_is_biased_to_senior_jobs_and_to_hidden_quality(marketplace: M
     assert jobs.seniority_J[offers.job_RP[kept]].mean() > jobs.seniority_J[offers.job_RP].mean() + 0.2
     assert jobs.quality_J[offers.job_RP[kept]].mean() > jobs.quality_J[offers.job_RP].mean() + 0.1
     assert kept[~offers.repeated_RP].mean() == pytest.approx(SETTINGS.retrieval_rate, abs=0.05)
+
+
+def test_uniform_exposure_changes_nothing_but_who_is_let_through(marketplace: Marketplace, chunks: list[Chunk]) -> None:
+    uniform = marketplace.exposed_uniformly()
+    chunk, rate = uniform.chunk(0), SETTINGS.retrieval_rate
+    np.testing.assert_array_equal(chunk.sessions.member_R, chunks[0].sessions.member_R)
+    assert uniform.intercepts == marketplace.intercepts
+    exposure_C = chunk.pages.retrieval_exposure_C
+    assert set(np.unique(exposure_C)) == {np.float32(rate), np.float32(1)}
+    offers = offer_jobs(SETTINGS, marketplace.population, chunk.sessions, np.random.default_rng(0))
+    passed = retrieve_uniformly(offers, rate=rate, noise=SETTINGS.retrieval_noise, rng=np.random.default_rng(1))
+    fresh = ~offers.repeated_RP[:, 1:]
+    assert passed.passed_RP[:, 1:][fresh].mean() == pytest.approx(rate, abs=0.005)
+    seniority_RP = marketplace.population.jobs.seniority_J[offers.job_RP][:, 1:]
+    senior, all_jobs = seniority_RP[passed.passed_RP[:, 1:]].mean(), seniority_RP[fresh].mean()
+    assert senior == pytest.approx(all_jobs, abs=0.02)
+
+
+def test_taste_in_retrieval_is_as_strong_as_it_is_set(marketplace: Marketplace) -> None:
+    sessions = open_sessions(SETTINGS, marketplace.population, 0, 512, np.random.default_rng(0))
+
+    def scores(taste: float) -> np.ndarray:
+        settings = dataclasses.replace(SETTINGS, retrieval_taste=taste)
+        return offer_jobs(settings, marketplace.population, sessions, np.random.default_rng(1)).expected_score_RP
+
+    none, some, more = scores(0.0), scores(0.5), scores(1.0)
+    np.testing.assert_allclose(more - none, 2 * (some - none), atol=1e-4)
+    assert 0.6 < (more - none).std() < 1.5
 
 
 def test_the_offers_follow_popularity(marketplace: Marketplace) -> None:

@@ -19,7 +19,7 @@ from rankwell.simulation.activity import RecentActivity, recall_activity
 from rankwell.simulation.logging_policy import SlotExploration
 from rankwell.simulation.population import Floats, Ints, Population
 from rankwell.simulation.preference import click_parts, next_action_logits, pair_parts, sigmoid
-from rankwell.simulation.retrieval import offer_jobs, retrieve
+from rankwell.simulation.retrieval import Offers, Retrieved, offer_jobs, retrieve, retrieve_uniformly
 from rankwell.simulation.sessions import Sessions, open_sessions
 from rankwell.simulation.settings import ACTIONS, MarketplaceSettings
 
@@ -129,6 +129,16 @@ class Marketplace:
             responses=self._respond(sessions, pages, self._rng(number, "responses")),
         )
 
+    def exposed_uniformly(self) -> Marketplace:
+        """The same members, jobs, requests and truth, where retrieval lets all that is offered through alike.
+
+        >>> marketplace = Marketplace.create(MarketplaceSettings(num_members=100, num_jobs=50), seed=1)
+        >>> uniform = marketplace.exposed_uniformly()
+        >>> uniform.intercepts == marketplace.intercepts, uniform.settings.uniform_retrieval
+        (True, True)
+        """
+        return replace(self, settings=replace(self.settings, uniform_retrieval=True))
+
     @property
     def policy(self) -> SlotExploration:
         """The logging policy."""
@@ -146,12 +156,7 @@ class Marketplace:
     def _pages(self, sessions: Sessions, number: int) -> Pages:
         settings = self.settings
         offers = offer_jobs(settings, self.population, sessions, self._rng(number, "offers"))
-        retrieved = retrieve(
-            offers,
-            threshold=self.retrieval_threshold,
-            noise=settings.retrieval_noise,
-            rng=self._rng(number, "retrieval"),
-        )
+        retrieved = self._retrieved(offers, self._rng(number, "retrieval"))
         rng = self._rng(number, "pages")
         noise_RP = rng.standard_normal(retrieved.score_RP.shape, dtype=np.float32)
         shown = self.policy.show(
@@ -173,6 +178,12 @@ class Marketplace:
             slot_propensity_C=shown.propensity_RK[request_C, column_C],
             examination_C=examination_K.astype(np.float32)[column_C],
         )
+
+    def _retrieved(self, offers: Offers, rng: np.random.Generator) -> Retrieved:
+        settings = self.settings
+        if settings.uniform_retrieval:
+            return retrieve_uniformly(offers, rate=settings.retrieval_rate, noise=settings.retrieval_noise, rng=rng)
+        return retrieve(offers, threshold=self.retrieval_threshold, noise=settings.retrieval_noise, rng=rng)
 
     def _logits(self, sessions: Sessions, pages: Pages) -> tuple[dict[str, Floats], dict[str, Floats]]:
         """The click's parts by name, and the other actions' logits less their intercepts."""

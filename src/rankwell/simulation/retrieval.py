@@ -24,7 +24,7 @@ from rankwell.simulation.preference import sigmoid
 from rankwell.simulation.sessions import Sessions
 from rankwell.simulation.settings import NUM_SENIORITIES, MarketplaceSettings
 
-__all__ = ["Offers", "Retrieved", "offer_jobs", "retrieval_exposure", "retrieve"]
+__all__ = ["Offers", "Retrieved", "offer_jobs", "retrieval_exposure", "retrieve", "retrieve_uniformly"]
 
 
 @final
@@ -66,7 +66,7 @@ def offer_jobs(
         + np.float32(0.2) * jobs.log_popularity_J
     ).astype(np.float32)
     same_industry_RP = jobs.industry_J[job_RP] == members.industry_M[sessions.member_R][:, None]
-    match_RP *= np.float32(0.3 / settings.taste_width**0.5)
+    match_RP *= np.float32(settings.retrieval_taste / settings.taste_width**0.5)
     return Offers(
         job_RP=job_RP,
         expected_score_RP=match_RP + bias_J[job_RP] + np.float32(0.3) * same_industry_RP,
@@ -90,16 +90,35 @@ def retrieve(offers: Offers, *, threshold: float, noise: float, rng: np.random.G
         threshold: In units of the score.
         noise: Scale of the logistic noise.
     """
-    # Odd multiples of 2^-24: exact in float32, and half a step away from 0 and 1, where the logistic is infinite.
-    step_RP = rng.integers(0, 2**23, offers.job_RP.shape, dtype=np.int32)
-    uniform_RP: Floats = (step_RP.astype(np.float32) + np.float32(0.5)) * np.float32(2**-23)
-    logistic_RP: Floats = np.log(uniform_RP) - np.log1p(-uniform_RP)
-    score_RP = offers.expected_score_RP + np.float32(noise) * logistic_RP
+    score_RP = _noisy_scores(offers, noise, rng)
     exposure_RP = retrieval_exposure(offers.expected_score_RP, threshold=threshold, noise=noise)
     exposure_RP[:, 0] = 1.0
     passed_RP = (score_RP > np.float32(threshold)) & ~offers.repeated_RP
     passed_RP[:, 0] = True
     return Retrieved(job_RP=offers.job_RP, score_RP=score_RP, exposure_RP=exposure_RP, passed_RP=passed_RP)
+
+
+def retrieve_uniformly(offers: Offers, *, rate: float, noise: float, rng: np.random.Generator) -> Retrieved:
+    """Draw the same noisy scores, and let each job through by a coin that knows nothing of them.
+
+    Args:
+        rate: The exposure of each job but the first.
+        noise: Scale of the logistic noise.
+    """
+    score_RP = _noisy_scores(offers, noise, rng)
+    exposure_RP = np.full(score_RP.shape, rate, dtype=np.float32)
+    passed_RP = (rng.random(score_RP.shape, dtype=np.float32) < exposure_RP) & ~offers.repeated_RP
+    exposure_RP[:, 0] = 1.0
+    passed_RP[:, 0] = True
+    return Retrieved(job_RP=offers.job_RP, score_RP=score_RP, exposure_RP=exposure_RP, passed_RP=passed_RP)
+
+
+def _noisy_scores(offers: Offers, noise: float, rng: np.random.Generator) -> Floats:
+    # Odd multiples of 2^-24: exact in float32, and half a step away from 0 and 1, where the logistic is infinite.
+    step_RP = rng.integers(0, 2**23, offers.job_RP.shape, dtype=np.int32)
+    uniform_RP: Floats = (step_RP.astype(np.float32) + np.float32(0.5)) * np.float32(2**-23)
+    logistic_RP: Floats = np.log(uniform_RP) - np.log1p(-uniform_RP)
+    return offers.expected_score_RP + np.float32(noise) * logistic_RP
 
 
 def _repeated(job_RP: Ints) -> NDArray[np.bool_]:

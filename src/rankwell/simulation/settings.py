@@ -39,6 +39,9 @@ class MarketplaceSettings:
         retrieval_rate: Mean probability that retrieval lets an eligible job through.
         retrieval_noise: Scale of the logistic noise on the retrieval score.
         seniority_bias: What one standard deviation of a job's seniority adds to its retrieval score.
+        retrieval_taste: sd of the match of latent tastes in the retrieval score: what drives retrieval and clicks, and
+            is no feature.
+        uniform_retrieval: Whether retrieval lets each job through with one probability, whatever its score.
         production_noise: sd of the noise between the retrieval score and the order that the logging policy starts from.
         min_slots, max_slots: A page has uniformly many slots between the two; fewer are shown if retrieval finds fewer.
         exploration_slots: The 1-based positions in which the logging policy explores.
@@ -80,6 +83,8 @@ class MarketplaceSettings:
     retrieval_rate: float = 0.5
     retrieval_noise: float = 0.6
     seniority_bias: float = 0.5
+    retrieval_taste: float = 0.3
+    uniform_retrieval: bool = False
     production_noise: float = 0.5
     min_slots: int = 5
     max_slots: int = 20
@@ -110,7 +115,7 @@ class MarketplaceSettings:
                 self._refuse_unless(0 < value < 1, field.name, "a number between 0 and 1, both excluded")
             elif field.name.startswith(("num_", "min_", "max_")) or field.name in ("taste_width", "requests_per_day"):
                 self._refuse_unless(value >= 1, field.name, "at least 1")
-            elif field.name != "exploration_slots":
+            elif field.name not in ("exploration_slots", "uniform_retrieval"):
                 self._refuse_unless(0 <= value < float("inf"), field.name, "a finite number of at least 0")
         self._refuse_unless(self.retrieval_noise > 0, "retrieval_noise", "above 0: without noise nothing is random")
         self._refuse_unless(self.min_slots <= self.max_slots, "min_slots", f"at most max_slots, {self.max_slots}")

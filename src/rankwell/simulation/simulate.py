@@ -30,7 +30,7 @@ from rankwell.simulation.sessions import hour_of_week
 from rankwell.simulation.settings import MarketplaceSettings
 from rankwell.simulation.truth import truth_table
 
-__all__ = ["SimulatedPaths", "log_table", "simulate", "simulate_tables"]
+__all__ = ["SimulatedPaths", "log_table", "simulate", "simulate_marketplace", "simulate_tables"]
 
 _PART_CHUNKS: Final = 8
 _WORKERS: Final = 2
@@ -70,19 +70,40 @@ def simulate(
         LogError: There is a log or a truth in `directory` already.
         RecipeError: `num_requests` is below 1.
     """
+    marketplace = Marketplace.create(settings, seed)
+    return simulate_marketplace(marketplace, num_requests=num_requests, directory=directory, progress=progress)
+
+
+def simulate_marketplace(
+    marketplace: Marketplace,
+    *,
+    num_requests: int,
+    directory: str | Path,
+    progress: Callable[[int], None] | None = None,
+) -> SimulatedPaths:
+    """`simulate` for a marketplace that was made before, such as one that exposes uniformly.
+
+    Args:
+        marketplace: Whose requests are written.
+        num_requests, directory, progress: As of `simulate`.
+
+    Raises:
+        LogError: There is a log or a truth in `directory` already.
+        RecipeError: `num_requests` is below 1.
+    """
     directory = Path(directory)
     paths = SimulatedPaths(log=directory / "log", truth=directory / "truth", key=directory / "member.key")
     for path in (paths.log, paths.truth):
         if path.exists():
             raise LogError(f"{str(path)!r} exists already", do="simulate into another folder, or remove it")
     directory.mkdir(parents=True, exist_ok=True)
-    key = _seeded_key(paths.key, seed)
+    key = _seeded_key(paths.key, marketplace.seed)
     partial = SimulatedPaths(log=directory / "log.partial", truth=directory / "truth.partial", key=paths.key)
     try:
         for folder in (partial.log, partial.truth):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-        _write_parts(Marketplace.create(settings, seed), num_requests, partial, key, progress)
+        _write_parts(marketplace, num_requests, partial, key, progress)
         partial.truth.rename(paths.truth)
         partial.log.rename(paths.log)
     finally:
