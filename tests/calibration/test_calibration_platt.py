@@ -26,7 +26,7 @@ def _sample(num: int, seed: int, slope: float = 0.5, offset: float = -1.0) -> tu
     return logits_C, labels_C.double(), torch.from_numpy(numbers.gamma(2.0, 1.0, num)), torch.zeros(num, 0)
 
 
-@pytest.mark.parametrize("num", [200, 5000, 40_000])
+@pytest.mark.parametrize("num", [200, 5000, 100_000])
 def test_equal_to_logistic_regression_without_penalty(num: int) -> None:
     logits_C, labels_C, weights_C, segments_CS = _sample(num, num)
     fitted = fit_platt(logits_C, labels_C, weights_C, segments_CS)
