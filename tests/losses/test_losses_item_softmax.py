@@ -16,13 +16,13 @@ from rankwell.losses.item_softmax import item_softmax
 
 
 def plain(
-    state_nD: Tensor, target_nD: Tensor, item_UD: Tensor, place_n: Tensor, weights_n: Tensor, shift: float
+    state_nD: Tensor, target_nD: Tensor, item_UD: Tensor, place_n: Tensor, weights_n: Tensor, shift_U: Tensor
 ) -> Tensor:
     """The same, one state after the other."""
     total = state_nD.new_zeros(())
     for n, place in enumerate(place_n.tolist()):
         own = state_nD[n] @ target_nD[n]
-        others = [state_nD[n] @ item_UD[u] + shift for u in range(len(item_UD)) if u != place]
+        others = [state_nD[n] @ item_UD[u] + shift_U[u] for u in range(len(item_UD)) if u != place]
         total = total + weights_n[n] * (torch.stack([own, *others]).logsumexp(0) - own)
     return total
 
@@ -34,15 +34,15 @@ def leaves(num_states: int, num_items: int, seed: int = 0) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("logits_per_block", [1, 14, 10**6])
-@pytest.mark.parametrize("shift", [0.0, 1.7])
+@pytest.mark.parametrize("shift_U", [torch.zeros(7), torch.full((7,), 1.7), torch.linspace(-2, 2, 7)])
 def test_value_and_gradients_are_those_of_all_logits(
-    logits_per_block: int, shift: float, monkeypatch: pytest.MonkeyPatch
+    logits_per_block: int, shift_U: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_LOGITS_PER_BLOCK", logits_per_block)
     place_n, weights_n = torch.tensor([-1, 0, 6, 3, -1, 3]), torch.tensor([1.0, 2.0, 0.5, 0.0, 1.0, 3.0])
     mine, theirs = leaves(6, 7), leaves(6, 7)
-    loss = item_softmax(*mine, place_n=place_n, weights_n=weights_n, shift=shift)
-    other = plain(*theirs, place_n, weights_n, shift)
+    loss = item_softmax(*mine, place_n=place_n, weights_n=weights_n, shift_U=shift_U)
+    other = plain(*theirs, place_n, weights_n, shift_U)
     torch.testing.assert_close(loss, other)
     (2 * loss).backward()
     (2 * other).backward()

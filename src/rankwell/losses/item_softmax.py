@@ -23,9 +23,15 @@ _LOGITS_PER_BLOCK: Final = 2**21
 
 
 def item_softmax(
-    state_nD: Tensor, target_nD: Tensor, item_UD: Tensor, *, place_n: Tensor, weights_n: Tensor, shift: float = 0.0
+    state_nD: Tensor,
+    target_nD: Tensor,
+    item_UD: Tensor,
+    *,
+    place_n: Tensor,
+    weights_n: Tensor,
+    shift_U: Tensor | None = None,
 ) -> Tensor:
-    """How surprising the targets are among the items, ``Σ_n w_n · ln(1 + Σ_u≠target e^(z_nu + shift - z_n))``.
+    """How surprising the targets are among the items, ``Σ_n w_n · ln(1 + Σ_u≠target e^(z_nu + shift_u - z_n))``.
 
     z_nu is the product of a state and an item's vector, z_n that of the state and its target's. A block of logits
     becomes its share of the gradient at once, so memory is that of states and items, never of all their pairs. It can
@@ -37,8 +43,8 @@ def item_softmax(
         item_UD: Vectors of the items that the targets are held against.
         place_n: int64, where a target itself stands among the items, -1 where it doesn't: it counts once.
         weights_n: ≥ 0.
-        shift: Added to the items' logits, not to the targets': ln(N / U) where the U items were drawn uniformly from N,
-            so that their sum stands for that of all.
+        shift_U: Added to the items' logits, not to the targets': `rankwell.data.negatives.sum_shift` where the items
+            are a sample, so that their sum stands for that of all; 0 by default.
 
     Returns:
         A scalar in nats; 0 where nothing has weight, or there is no other item.
@@ -51,11 +57,12 @@ def item_softmax(
     states, targets, items, weights_n = (x.detach().float() for x in (state_nD, target_nD, item_UD, weights_n))
     by_state, by_target, by_item = torch.zeros_like(states), torch.zeros_like(targets), torch.zeros_like(items)
     total = states.new_zeros((), dtype=torch.float64)
+    shift_U = states.new_zeros(num_items) if shift_U is None else shift_U.detach().float()
     step = max(_LOGITS_PER_BLOCK // max(num_items, 1), 1)
     for start in range(0, num_states if num_items else 0, step):
         here = slice(start, start + step)
         state_bD, target_bD, weights_b = states[here], targets[here], weights_n[here]
-        logits_bU = torch.addmm(items.new_full((), shift), state_bD, items.T)
+        logits_bU = torch.addmm(shift_U, state_bD, items.T)
         standing_b = (place_n[here] >= 0).nonzero().squeeze(1)
         logits_bU[standing_b, place_n[here][standing_b]] = -torch.inf
         target_b = (state_bD * target_bD).sum(1)

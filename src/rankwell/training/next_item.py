@@ -101,7 +101,7 @@ class NextItemObjective(Objective):
         target_nD, item_UD = encoded.item_vectors(torch.cat([target_n, drawn_U])).tensor_split((len(target_n),))
         surprise = item_softmax(
             state_nD, target_nD, item_UD, place_n=_places(drawn_U, target_n), weights_n=weights_n,
-            shift=math.log(len(self._items_U) / len(drawn_U)) if len(drawn_U) else 0.0,
+            shift_U=torch.full((len(drawn_U),), math.log(len(self._items_U) / max(len(drawn_U), 1))),
         )  # fmt: skip
         return loss + surprise, count
 
