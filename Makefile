@@ -26,6 +26,8 @@ SMALL_history_once := --requests 8 --rounds 3
 SMALL_attention_growth := --rounds 3 --requests 20
 SMALL_ftrl_zeros := --requests 2000 --seeds 1 2
 SMALL_marketplace_order := --requests 1500 --seeds 2
+SMALL_off_policy := --rows 100000 1000000 --repeats 1
+SMALL_off_policy_coverage := --logs 50
 BENCHMARKS := $(patsubst benchmarks/%.py,out/bench/%.json,$(wildcard benchmarks/*.py))
 
 .PHONY: help demo test test-slow sanitize check bench docs clean
