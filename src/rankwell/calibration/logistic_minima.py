@@ -16,6 +16,7 @@ __all__ = ["LogisticMinima", "LogisticRows", "Prior", "logistic_minima"]
 
 _MAX_STEPS: Final = 200
 _CONVERGED: Final = 1e-22
+_LAST_DIGITS: Final = 2.0**-50
 _SHORTEST: Final = 1e-12
 _CAUTION: Final = 0.99
 """The part of a slope that one step may take away: what is left stays above 0."""
@@ -105,7 +106,8 @@ def logistic_minima(rows: LogisticRows, prior: Prior, start_GP: _Floats, free_P:
         uphill_GP = _uphill(points_GP, gradients_GP, prior, free_P)
         steps_GP = _newton_steps(points_GP, uphill_GP, curvatures_GPP, prior, free_P)
         falls_G = -(uphill_GP * steps_GP).sum(1)  # squared distance to the minimum, in standard errors
-        reached_G = going_G & (falls_G <= _CONVERGED * np.maximum(1.0, weights_G))
+        is_last_G = (np.abs(steps_GP) <= _LAST_DIGITS * np.maximum(1.0, np.abs(points_GP))).all(1)
+        reached_G = going_G & (is_last_G | (falls_G <= _CONVERGED * np.maximum(1.0, weights_G)))
         points_GP[reached_G] += steps_GP[reached_G]
         found_G |= reached_G
         going_G &= ~reached_G & np.isfinite(falls_G)

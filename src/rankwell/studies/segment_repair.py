@@ -19,7 +19,7 @@ import torch
 from rich.table import Table
 
 from rankwell.calibration.platt import fit_platt
-from rankwell.calibration.segmented_platt import fit_segmented_platt
+from rankwell.calibration.segment_tree import fit_segment_tree
 from rankwell.data.split import Part
 from rankwell.evaluation.intervals import mean_and_sd, paired_interval
 from rankwell.evaluation.report import Evaluation, evaluate
@@ -46,7 +46,7 @@ class _Variant:
 
 
 _LINEAR: Final = _Variant("years as a line, one Platt", Standardise(), fit_platt)
-_CALIBRATED: Final = _Variant("years as a line, a Platt per band", Standardise(), fit_segmented_platt)
+_CALIBRATED: Final = _Variant("years as a line, a Platt per band", Standardise(), fit_segment_tree)
 _MENDED: Final = _Variant("years piecewise linear, one Platt", PiecewiseLinear(num_pieces=12), fit_platt)
 _VARIANTS: Final = (_LINEAR, _CALIBRATED, _MENDED)
 
