@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from rankwell.data.blocks import Block
 from rankwell.data.chunk import Chunk
+from rankwell.data.down_sampling import DownSampling
 from rankwell.data.log import LogReader, RequestLog
 from rankwell.data.split import PARTS, Part, Split, count_requests, part_code
 from rankwell.errors import CheckpointError, LogError
@@ -63,6 +64,8 @@ class Batches:
         seed: The seed of the order; None for file order.
         buffer_requests: About how many requests are shuffled together, and the most that are kept.
         buffer_candidates: About how many candidates at most, where requests hold many.
+        sampling: Which candidates are left out, or weigh nothing; None for none. A batch holds what is left of its
+            requests, so that there are as many batches.
 
     Raises:
         LogError: There is no such part, or the log cannot be split so.
@@ -89,6 +92,7 @@ class Batches:
         seed: int | None,
         buffer_requests: int = 262_144,
         buffer_candidates: int = 1_048_576,
+        sampling: DownSampling | None = None,
     ) -> None:
         if min(num_requests, buffer_requests, buffer_candidates) < 1:
             raise LogError(
@@ -102,6 +106,7 @@ class Batches:
         self._code = part_code(part)
         self._num_requests, self._seed = num_requests, seed
         self._buffer_requests, self._buffer_candidates = buffer_requests, buffer_candidates
+        self._sampling = sampling
         self._counts_of_block: npt.NDArray[np.int64] | None = None
         self._num_candidates: int | None = None
         self._kept: Chunk | None = None
@@ -116,7 +121,8 @@ class Batches:
         blocks = [(b.source, b.start, b.stop, b.row_group, b.num_requests, b.times_us) for b in log.blocks]
         sizes = (self._num_requests, self._buffer_requests, self._buffer_candidates)
         stream = (log.schema.to_json(), log.layout.kind, blocks, self._split, self._part, sizes, self._seed)
-        return hashlib.sha256(repr(stream).encode()).hexdigest()[:16]
+        sampled = () if self._sampling is None else (self._sampling,)
+        return hashlib.sha256(repr(stream + sampled).encode()).hexdigest()[:16]
 
     @property
     def num_requests_total(self) -> int:
@@ -170,6 +176,9 @@ class Batches:
                     chunk = chunk.take(order.permutation(chunk.num_requests))
                 num_candidates += chunk.num_candidates
                 num_cuts = self._num_cuts(chunk.num_requests)
+                if self._sampling is not None:
+                    chunk = self._sampling.sampled(chunk, epoch=epoch)
+                    num_cuts = min(num_cuts, max(chunk.num_requests, 1))
                 cuts = [chunk.num_requests * i // num_cuts for i in range(num_cuts + 1)]
                 skipped = first.batch if index == first.buffer else 0
                 if skipped >= num_cuts:

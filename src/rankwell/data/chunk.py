@@ -8,6 +8,7 @@ busy cores wait for each other longer than the copy takes (measured: six times t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -97,6 +98,28 @@ class Chunk:
             history,
             torch.from_numpy(new_offsets),
         )
+
+    def keep(self, kept_C: npt.NDArray[np.bool_]) -> Chunk:
+        """These candidates alone, in their order; requests that none is left of are gone."""
+        if self.single:
+            return self.take(np.flatnonzero(kept_C))
+        whole = self.whole
+        num_before = np.concatenate([[0], np.cumsum(kept_C, dtype=np.int64)])
+        offsets = num_before[whole.features.offsets.numpy()]
+        rows = np.flatnonzero(kept_C)
+        fewer = self._mapped(
+            lambda column: column,
+            lambda column: _gathered_column(column, rows),
+            whole.features.history,
+            torch.from_numpy(offsets),
+        )
+        is_left_R = np.diff(offsets) > 0
+        return fewer if is_left_R.all() else fewer.take(np.flatnonzero(is_left_R))
+
+    def weighed(self, weights_C: Tensor) -> Chunk:
+        """The same with other weights."""
+        targets = dataclasses.replace(self.whole.targets, weights_C=weights_C)
+        return dataclasses.replace(self, whole=dataclasses.replace(self.whole, targets=targets))
 
     def slice(self, start: int, stop: int) -> Batch:
         """Requests `start` to `stop` as a batch of views."""

@@ -28,6 +28,7 @@ __all__ = [
     "check_time_order",
     "count_requests",
     "part_code",
+    "splitmix64",
 ]
 
 Part = Literal["train", "tune", "calibrate", "test"]
@@ -173,8 +174,8 @@ class HashSplit:
         """The index in `PARTS` of each request, from 53 bits of splitmix64(request id + seed's hash)."""
         del times_us_R
         assert request_ids_R is not None
-        start = _splitmix64(np.array([self.seed], np.int64).view(np.uint64))
-        uniform = (_splitmix64(request_ids_R.view(np.uint64) + start) >> np.uint64(11)) * 2.0**-53
+        start = splitmix64(np.array([self.seed], np.int64).view(np.uint64))
+        uniform = (splitmix64(request_ids_R.view(np.uint64) + start) >> np.uint64(11)) * 2.0**-53
         edges = np.cumsum([self.train, self.tune, self.calibrate])
         codes = np.searchsorted(edges, uniform, side="right")
         # Sums of fractions may fall short of 1 by rounding; a part of fraction 0 stays empty all the same.
@@ -321,8 +322,11 @@ def _time_of_rank(log: RequestLog, rank: int, first_us: int, last_us: int) -> in
     return first_us
 
 
-def _splitmix64(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"."""
+def splitmix64(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """64 mixed bits of each of 64.
+
+    Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
+    """
     with np.errstate(over="ignore"):
         mixed = values + np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

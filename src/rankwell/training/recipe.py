@@ -16,6 +16,7 @@ from torch import Tensor
 from rankwell.calibration.calibrator import Calibrator
 from rankwell.calibration.isotonic import fit_isotonic
 from rankwell.data.batches import Batches
+from rankwell.data.down_sampling import DownSampling
 from rankwell.data.layout import Layout
 from rankwell.data.log import RequestLog, log_from_table, open_log
 from rankwell.data.split import PARTS, Part, Split, TimeBoundaries, check_time_order
@@ -85,6 +86,7 @@ class Recipe:
         optimizers: Who moves what.
         loop: When to stop.
         num_requests: Requests in a batch.
+        down_sampling: Which candidates of train are left out; its weights correct for it, and nothing else may.
         calibrate: Fits a calibrator for each action on the calibrate split.
         label_smoothing: The ε the objective's loss was smoothed with; inverted before calibration.
         segments: Categoricals to report by: features or protected attributes.
@@ -114,6 +116,7 @@ class Recipe:
     optimizers: OptimizerPlan = field(default_factory=OptimizerPlan)
     loop: LoopSettings = field(default_factory=LoopSettings)
     num_requests: int = 256
+    down_sampling: DownSampling | None = None
     calibrate: FitCalibrator = fit_isotonic
     label_smoothing: float = 0.0
     segments: tuple[str, ...] = ()
@@ -180,7 +183,10 @@ class Recipe:
         Raises:
             LogError: The log cannot be split as the recipe says.
         """
-        return Batches(log, self.parts[part].split, part, num_requests=self.num_requests, seed=seed)
+        return Batches(
+            log, self.parts[part].split, part, num_requests=self.num_requests, seed=seed,
+            sampling=self.down_sampling if part == "train" else None,
+        )  # fmt: skip
 
     def _open(self, part: Part, data: Path) -> RequestLog:
         source = self.parts[part]

@@ -5,6 +5,7 @@ Letters: C candidates, flat · A actions · S segment columns.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -123,7 +124,10 @@ def train(
     _check_smoothing(objective, recipe)
     logs = recipe.logs(data)
     batches = recipe.batches_of(logs["train"], "train", seed=seed)
-    statistics = measure_numerics(batches, recipe.schema)
+    whole = dataclasses.replace(recipe, down_sampling=None)
+    everything = whole.batches_of(logs["train"], "train", seed=seed) if recipe.down_sampling else batches
+    statistics = measure_numerics(everything, recipe.schema)
+    del everything
     clock.lap("measure numerics")
     tune = recipe.batches_of(logs["tune"], "tune", seed=None)
     if isinstance(recipe.build, Estimator):
