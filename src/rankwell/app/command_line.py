@@ -37,6 +37,7 @@ from rankwell.studies.losses import study_losses
 from rankwell.studies.optimizers import study_optimizers
 from rankwell.studies.regularisation import study_regularisation
 from rankwell.studies.segment_repair import study_segment_repair
+from rankwell.studies.selection_bias import study_selection_bias
 from rankwell.studies.study import StudyResult
 from rankwell.studies.transformer import study_transformer
 from rankwell.studies.wide_deep import study_wide_deep
@@ -333,6 +334,19 @@ def depth(
 ) -> None:
     """1 to 12 layers over histories: when more stop helping, what they weigh, and the time of 500 candidates."""
     result = study_depth(seeds=range(seeds), num_requests=requests, say=_console.print)
+    _print_study(result, json_file)
+    _console.print(str(write_study(result, out)))
+
+
+@study.command("selection-bias")
+def selection_bias(
+    seeds: Annotated[int, typer.Option(min=2, help="Marketplaces, one a seed.")] = 5,
+    requests: Annotated[int, typer.Option(min=1_000, help="Requests in each log.")] = 40_000,
+    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-selection-bias.html"),
+    json_file: Json = None,
+) -> None:
+    """Trained on what retrieval chose, tested on what a coin chose: naive, IPW and DR, and what came of seniority."""
+    result = study_selection_bias(seeds=range(seeds), num_requests=requests, say=_console.print)
     _print_study(result, json_file)
     _console.print(str(write_study(result, out)))
 
