@@ -239,16 +239,15 @@ def _chart(latent: Sequence[Found], own: Sequence[Found]) -> Chart:
     names = ("naive", *_MENDED)
     places = [float(place) for place in range(len(names))]
 
-    def costs(found: Sequence[Found], legend: str) -> Line:
-        gains = [_over(found, name, "uniform") for name in names]
-        return Line(
-            name=legend, x=[gain.mean for gain in gains], y=places, low=[gain.low for gain in gains],
-            high=[gain.high for gain in gains], style="dots",
-        )  # fmt: skip
-
-    def cost_panel(found: Sequence[Found], title: str, legend: str) -> Panel:
+    def costs(found: Sequence[Found], title: str) -> Panel:
+        gains, legend = [_over(found, name, "uniform") for name in names], "with its 95 % interval"
+        bars = tuple(
+            Line(name=legend, x=(1e3 * gain.low, 1e3 * gain.high), y=(place, place))
+            for gain, place in zip(gains, places, strict=True)
+        )
+        dots = Line(name=legend, x=[1e3 * gain.mean for gain in gains], y=places, style="dots")
         return Panel(
-            title=title, x_label="nats over uniform rows", y_label="", lines=(costs(found, legend),),
+            title=title, x_label="thousandths of a nat", y_label="", lines=(*bars, dots),
             y_names=dict(zip(places, names, strict=True)), upright=0.0,
         )  # fmt: skip
 
@@ -265,8 +264,8 @@ def _chart(latent: Sequence[Found], own: Sequence[Found]) -> Chart:
         description="Two panels of three marks each, naive, IPW and DR, with a latent and without; and lines of "
         "predicted over true clicks by seniority for five trainings.",
         panels=(
-            cost_panel(latent, "With a latent in retrieval", "with a latent"),
-            cost_panel(own, "Own features alone", "own features alone"),
+            costs(latent, "With a latent in retrieval"),
+            costs(own, "Own features alone"),
             Panel(title="By seniority, with a latent", x_label="job's seniority", y_label="predicted / true",
                   lines=ratios),
         ),
