@@ -97,3 +97,13 @@ class Calibrator(nn.Module, ABC):
                 allowed="a finite number above 0" if positive else "a finite number",
             )
         self.register_buffer(name, scalar)
+
+    def _keep_vector(self, name: str, vector: Tensor, length: int, *, positive: bool = False) -> None:
+        numbers = vector.detach().to(torch.float64, copy=True)
+        if numbers.shape != (length,) or not numbers.isfinite().all() or (positive and bool((numbers <= 0).any())):
+            raise CalibrationError(
+                f"{type(self).__name__} cannot have these {name}",
+                found=numbers.tolist(),
+                allowed=f"{length} finite numbers" + (" above 0" if positive else ""),
+            )
+        self.register_buffer(name, numbers)

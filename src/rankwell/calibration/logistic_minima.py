@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LogisticMinima", "LogisticRows", "Prior", "logistic_minima"]
+__all__ = ["LogisticMinima", "LogisticRows", "Prior", "derivatives_at", "logistic_minima"]
 
 _MAX_STEPS: Final = 200
 _CONVERGED: Final = 1e-22
@@ -99,9 +99,8 @@ def logistic_minima(rows: LogisticRows, prior: Prior, start_GP: _Floats, free_P:
     points_GP = start_GP.astype(np.float64)
     num_G = len(points_GP)
     weights_G = np.add.reduceat(rows.weights_C, rows.bounds_G[:-1])
-    gradients_GP, curvatures_GPP = np.zeros((num_G, 3)), np.zeros((num_G, 3, 3))
     going_G, found_G = np.ones(num_G, np.bool_), np.zeros(num_G, np.bool_)
-    _sums_at(rows, points_GP, going_G, gradients_GP, curvatures_GPP)
+    gradients_GP, curvatures_GPP = derivatives_at(rows, points_GP)
     for _ in range(_MAX_STEPS):
         uphill_GP = _uphill(points_GP, gradients_GP, prior, free_P)
         steps_GP = _newton_steps(points_GP, uphill_GP, curvatures_GPP, prior, free_P)
@@ -125,6 +124,20 @@ def logistic_minima(rows: LogisticRows, prior: Prior, start_GP: _Floats, free_P:
             lengths_G[trial_G] *= np.clip(shares_G, 0.1, 0.5)
         points_GP[going_G] += lengths_G[going_G, None] * steps_GP[going_G]
     return LogisticMinima(points_GP, gradients_GP, curvatures_GPP, found_G)
+
+
+def derivatives_at(rows: LogisticRows, points_GP: _Floats) -> tuple[_Floats, _Floats]:
+    """The gradient and the curvature of each group's Σ w·ℓ(a·x + b·y + c + o, label).
+
+    >>> column, everything = np.zeros(4), np.array([0, 4])
+    >>> rows = LogisticRows(np.arange(4.0), column, column, np.arange(4) > 2, np.ones(4), everything)
+    >>> gradients_GP, curvatures_GPP = derivatives_at(rows, np.array([[0.0, 0.0, 0.0]]))
+    >>> gradients_GP.tolist(), curvatures_GPP[0].tolist()  # Σ (½ - y)·(x, y, 1), and a quarter of Σ x², …
+    ([[0.0, 0.0, 1.0]], [[3.5, 0.0, 1.5], [0.0, 0.0, 0.0], [1.5, 0.0, 1.0]])
+    """
+    gradients_GP, curvatures_GPP = np.zeros(points_GP.shape), np.zeros((*points_GP.shape, 3))
+    _sums_at(rows, points_GP, np.ones(len(points_GP), np.bool_), gradients_GP, curvatures_GPP)
+    return gradients_GP, curvatures_GPP
 
 
 def _uphill(points_GP: _Floats, gradients_GP: _Floats, prior: Prior, free_P: NDArray[np.bool_]) -> _Floats:

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from rankwell.errors import CalibrationError
 from rankwell.evaluation.sample import group_rows
 
-__all__ = ["SegmentLevel", "rows_by_group", "segment_levels", "segment_paths"]
+__all__ = ["SegmentLevel", "check_segments", "rows_by_group", "segment_levels", "segment_paths"]
+
+_LARGEST: Final = 2**53
+"""Whole numbers up to here are float64 numbers."""
 
 _Ints = NDArray[np.int64]
 
@@ -33,6 +38,25 @@ class SegmentLevel:
     parents_G: _Ints
     values_G: _Ints
     group_C: _Ints
+
+
+def check_segments(segments_CS: Tensor) -> None:
+    """Refuse segments that a calibrator could not keep: what is fitted is kept in float64.
+
+    Args:
+        segments_CS: int64.
+
+    Raises:
+        CalibrationError: A segment is above 2^53 in size.
+    """
+    too_large = segments_CS[(segments_CS > _LARGEST) | (segments_CS < -_LARGEST)]
+    if len(too_large):
+        raise CalibrationError(
+            "a segment is too large a number",
+            found=too_large[:5].tolist(),
+            allowed="at most 2^53 in size",
+            do="number the segments",
+        )
 
 
 def segment_levels(segments_CS: _Ints) -> list[SegmentLevel]:

@@ -7,7 +7,7 @@ the values of the first column, then those of the first two, … · G segments o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Final, final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -18,14 +18,11 @@ from rankwell.calibration.calibrator import Calibrator, Distortion
 from rankwell.calibration.logistic_line import most_likely_line
 from rankwell.calibration.logistic_minima import LogisticRows
 from rankwell.calibration.sample import CalibrationSample
-from rankwell.calibration.segment_levels import rows_by_group, segment_levels
+from rankwell.calibration.segment_levels import check_segments, rows_by_group, segment_levels
 from rankwell.calibration.shrunken_lines import shrunken_lines
 from rankwell.errors import CalibrationError
 
 __all__ = ["SegmentTree", "fit_segment_tree"]
-
-_LARGEST: Final = 2**53
-"""Whole numbers up to here are float64 numbers."""
 
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.int64]
@@ -65,17 +62,11 @@ class SegmentTree(Calibrator):
 
     def __init__(self, parents: Tensor, values: Tensor, slopes: Tensor, offsets: Tensor, one_class: Tensor) -> None:
         super().__init__()
-        kept = dict(zip(self.state_names, (parents, values, slopes, offsets, one_class), strict=True))
-        for name, column in kept.items():
-            numbers_N = column.detach().to(torch.float64).clone()
-            right = numbers_N.shape == (len(parents),) and len(parents) > 0 and bool(numbers_N.isfinite().all())
-            if not right or (name == "slopes" and bool((numbers_N <= 0).any())):
-                raise CalibrationError(
-                    f"SegmentTree cannot have these {name}",
-                    found=numbers_N.tolist()[:8],
-                    allowed=f"{len(parents)} finite numbers" + (" above 0" if name == "slopes" else ""),
-                )
-            self.register_buffer(name, numbers_N)
+        self._keep_vector("parents", parents, max(1, len(parents)))
+        self._keep_vector("values", values, len(parents))
+        self._keep_vector("slopes", slopes, len(parents), positive=True)
+        self._keep_vector("offsets", offsets, len(parents))
+        self._keep_vector("one_class", one_class, len(parents))
         bounds = self._level_bounds()
         self._num_levels = len(bounds) - 1
         # What candidates are looked up in, level by level; not state, since it follows from that.
@@ -159,15 +150,8 @@ def fit_segment_tree(logits_C: Tensor, labels_C: Tensor, weights_C: Tensor, segm
     tensor([0.4995, 0.2506, 0.3750], dtype=torch.float64)
     """
     sample = CalibrationSample.checked(logits_C, labels_C, weights_C, segments_CS)
-    segments_CS = sample.segments_CS
-    if segments_CS.numel() and int(segments_CS.abs().max()) > _LARGEST:
-        raise CalibrationError(
-            "a segment is too large a number",
-            found=int(segments_CS.flatten()[segments_CS.abs().argmax()]),
-            allowed="at most 2^53 in size",
-            do="number the segments",
-        )
-    levels = segment_levels(segments_CS.numpy())
+    check_segments(sample.segments_CS)
+    levels = segment_levels(sample.segments_CS.numpy())
     rows, _ = rows_by_group(levels[-1].group_C, len(levels[-1].values_G))
     in_order = tuple(column_C.numpy()[rows] for column_C in (sample.logits_C, sample.labels_C, sample.weights_C))
     lines = [_Lines.of_all(sample)]
