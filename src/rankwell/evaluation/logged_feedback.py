@@ -218,7 +218,10 @@ class LoggedFeedback:
             raise MetricError("`most_off_support` is no share", found=most, allowed="[0, 1]")
         if len(self) == 0:
             return
-        error, _ = self.standard_error(self.weights_C * (self.ratios_C - self.mean_ratio) / self.total_weight)
+        influence_C = self.ratios_C - self.mean_ratio
+        influence_C *= self.weights_C
+        influence_C /= self.total_weight
+        error, _ = self.standard_error(influence_C)
         # without spread there is nothing but rounding to be sure by
         if self.mean_ratio + _SURE_ERRORS * error < 1 - most - _SUM_TOLERANCE:
             raise _off_support(f"a mean ratio of {self.mean_ratio:.4f}, with a standard error of {error:.4f}")
@@ -238,8 +241,9 @@ def effective_size(masses_C: Floats) -> float:
     largest = float(masses_C.max(initial=0.0))
     if largest == 0:
         return 0.0
-    scaled_C = masses_C / largest  # so that no square overflows
-    return float(scaled_C.sum() ** 2 / (scaled_C @ scaled_C))
+    if not 1e-100 < largest < 1e100:  # no square overflows, nor vanishes
+        masses_C = masses_C / largest
+    return float(masses_C.sum() ** 2 / (masses_C @ masses_C))
 
 
 def _off_support(found: str) -> MetricError:

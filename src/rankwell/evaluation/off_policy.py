@@ -137,7 +137,9 @@ class SelfNormalised:
         if total == 0:
             return _nothing("value by self-normalised ratios", level)
         value = float(mass_C @ feedback.rewards_C) / total
-        influence_C = mass_C * (feedback.rewards_C - value) / total
+        influence_C = feedback.rewards_C - value
+        influence_C *= mass_C
+        influence_C /= total
         return _valued(feedback, value, influence_C, ratio_C, num_clipped, level)
 
 
@@ -248,7 +250,9 @@ def _mean(feedback: LoggedFeedback, gain_C: Floats, ratio_C: Floats, num_limited
     if len(feedback) == 0:
         return _nothing("value of a policy", level)
     value = float(feedback.weights_C @ gain_C) / feedback.total_weight
-    influence_C = feedback.weights_C * (gain_C - value) / feedback.total_weight
+    influence_C = gain_C - value
+    influence_C *= feedback.weights_C
+    influence_C /= feedback.total_weight
     return _valued(feedback, value, influence_C, ratio_C, num_limited, level)
 
 
