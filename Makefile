@@ -28,6 +28,7 @@ SMALL_ftrl_zeros := --requests 2000 --seeds 1 2
 SMALL_marketplace_order := --requests 1500 --seeds 2
 SMALL_off_policy := --rows 100000 1000000 --repeats 1
 SMALL_off_policy_coverage := --logs 50
+SMALL_examination := --requests 8000 --seeds 1
 BENCHMARKS := $(patsubst benchmarks/%.py,out/bench/%.json,$(wildcard benchmarks/*.py))
 
 .PHONY: help demo test test-slow sanitize check bench docs clean
