@@ -31,6 +31,7 @@ from rankwell.serving.ranker import Ranker
 from rankwell.simulation.settings import MarketplaceSettings
 from rankwell.simulation.simulate import simulate as simulate_log
 from rankwell.studies.attention import study_attention
+from rankwell.studies.auction import study_auction
 from rankwell.studies.depth import study_depth
 from rankwell.studies.heads import study_heads
 from rankwell.studies.losses import study_losses
@@ -334,6 +335,20 @@ def depth(
 ) -> None:
     """1 to 12 layers over histories: when more stop helping, what they weigh, and the time of 500 candidates."""
     result = study_depth(seeds=range(seeds), num_requests=requests, say=_console.print)
+    _print_study(result, json_file)
+    _console.print(str(write_study(result, out)))
+
+
+@study.command("auction")
+def auction(
+    seeds: Annotated[int, typer.Option(min=2, help="Sets of requests.")] = 3,
+    requests: Annotated[int, typer.Option(min=100, help="Requests in each set.")] = 20_000,
+    data: Annotated[Path | None, typer.Option(help="A Parquet file of auctions to replay.", exists=True)] = None,
+    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-auction.html"),
+    json_file: Json = None,
+) -> None:
+    """What miscalibration costs and whom, the winner's curse, and bids replayed where a log is given."""
+    result = study_auction(seeds=range(seeds), num_requests=requests, replay=data, say=_console.print)
     _print_study(result, json_file)
     _console.print(str(write_study(result, out)))
 
