@@ -1,6 +1,7 @@
 """Isotonic calibration: any increasing function of the logit.
 
-Letters in names: C candidates, flat over the batch · S segment columns · B blocks, each with one knot.
+Letters in names: C candidates, flat over the batch · S segment columns · B blocks, each with one knot ·
+N pieces between two knots.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Isotonic(Calibrator):
     state_names: ClassVar[tuple[str, ...]] = ("knot_logits_B", "knot_log_odds_B")
     knot_logits_B: Tensor
     knot_log_odds_B: Tensor
+    _pieces_N4: Tensor
+    _inner_knots: Tensor
 
     def __init__(self, knot_logits_B: Tensor, knot_log_odds_B: Tensor) -> None:
         super().__init__()
@@ -58,17 +61,22 @@ class Isotonic(Calibrator):
             )
         self.register_buffer("knot_logits_B", logits_B)
         self.register_buffer("knot_log_odds_B", log_odds_B)
+        # Each piece between two knots as one row to look up; not state, since it follows from that. Of one knot, a
+        # piece without rise.
+        right = slice(1, None) if len(logits_B) > 1 else slice(None)
+        left = slice(len(logits_B[right]))
+        gaps_N = (logits_B[right] - logits_B[left]).clamp(min=torch.finfo(torch.float64).tiny)
+        pieces_N4 = torch.stack([logits_B[left], gaps_N, log_odds_B[left], log_odds_B[right]], 1)
+        self.register_buffer("_pieces_N4", pieces_N4, persistent=False)
+        self.register_buffer("_inner_knots", logits_B[1:-1].clone(), persistent=False)
+        self._first, self._last = logits_B[0].item(), logits_B[-1].item()
 
     def calibrated_logits(self, logits_C: Tensor, segments_CS: Tensor) -> Tensor:
         """Interpolated between the knots on either side, in float64."""
-        knots_B, values_B = self.knot_logits_B, self.knot_log_odds_B
-        bounded_C = logits_C.double().clamp(knots_B[0], knots_B[-1])
-        last = len(knots_B) - 1
-        right_C = torch.bucketize(bounded_C, knots_B).clamp(max=last)  # a NaN lies after every knot
-        left_C = (right_C - 1).clamp(min=0)
-        gap_C = knots_B[right_C] - knots_B[left_C]  # 0 only at the first knot, where left and right are one
-        share_C = (bounded_C - knots_B[left_C]) / gap_C.clamp(min=torch.finfo(torch.float64).tiny)
-        return torch.lerp(values_B[left_C], values_B[right_C], share_C)
+        bounded_C = logits_C.double().clamp(self._first, self._last)
+        piece_C = torch.bucketize(bounded_C, self._inner_knots)  # a NaN lies after every knot
+        start_C, gap_C, low_C, high_C = self._pieces_N4[piece_C].unbind(1)
+        return torch.lerp(low_C, high_C, (bounded_C - start_C) / gap_C)
 
 
 def fit_isotonic(logits_C: Tensor, labels_C: Tensor, weights_C: Tensor, segments_CS: Tensor) -> Isotonic:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
+import torch
 from torch import Tensor
 
 from rankwell.calibration.calibrator import Calibrator, Distortion
@@ -27,7 +28,6 @@ class Platt(Calibrator):
     Raises:
         CalibrationError: The slope is not above 0, or one of them is not finite.
 
-    >>> import torch
     >>> Platt(slope=0.5, offset=-1.0)(torch.tensor([2.0]), torch.zeros(1, 0, dtype=torch.int64))
     tensor([0.5000], dtype=torch.float64)
 
@@ -46,7 +46,7 @@ class Platt(Calibrator):
 
     def calibrated_logits(self, logits_C: Tensor, segments_CS: Tensor) -> Tensor:
         """a·z + b, in float64."""
-        return logits_C.double() * self.slope + self.offset
+        return torch.addcmul(self.offset, logits_C.double(), self.slope)
 
 
 def fit_platt(logits_C: Tensor, labels_C: Tensor, weights_C: Tensor, segments_CS: Tensor) -> Platt:
@@ -65,7 +65,6 @@ def fit_platt(logits_C: Tensor, labels_C: Tensor, weights_C: Tensor, segments_CS
     Raises:
         CalibrationError: The sample cannot be used; see `CalibrationSample.checked`.
 
-    >>> import torch
     >>> logits_C, labels_C = torch.tensor([-1.0, -1.0, 1.0, 1.0]), torch.tensor([0, 1, 1, 0])
     >>> fitted = fit_platt(logits_C, labels_C, torch.tensor([3.0, 1.0, 3.0, 1.0]), torch.zeros(4, 0))
     >>> f"{fitted.slope:.5f} {fitted.offset.abs():.5f}"  # log-odds of 1/4 and 3/4 at -1 and 1
