@@ -15,6 +15,7 @@ from torch.nn.functional import softplus
 from rankwell.calibration.calibrator import Calibrator
 from rankwell.calibration.multicalibration import Multicalibrated, fit_multicalibrated
 from rankwell.calibration.platt import fit_platt
+from rankwell.calibration.segment_levels import halves_of
 from rankwell.calibration.segment_tree import fit_segment_tree
 from rankwell.errors import CalibrationError
 
@@ -114,13 +115,13 @@ def test_a_value_with_one_label_is_let_be() -> None:
     labels_C = torch.where(segments_CS[:, 1] == 4, 0.0, labels_C)
     calibrator = fit_multicalibrated(logits_C, labels_C, weights_C, segments_CS)
     at = 4 + 4
-    assert (calibrator.columns[at], calibrator.values[at]) == (1, 4)
+    assert (calibrator.columns[at], calibrator.values[at].tolist()) == (1, [0, 4])
     assert (calibrator.slopes[at], calibrator.offsets[at]) == (1, 0)
     assert (calibrator.offsets[4:16] != 0).sum() == 11
 
 
 @pytest.mark.parametrize(("columns", "values"), [([1, 0], [0, 0]), ([0, 0], [2, 1]), ([0, 0], [1, 1])])
-def test_values_out_of_order_are_refused(columns: list[float], values: list[float]) -> None:
-    ones_V = torch.ones(2)
+def test_values_out_of_order_are_refused(columns: list[float], values: list[int]) -> None:
+    ones_V, halves_V2 = torch.ones(2), torch.from_numpy(halves_of(np.array(values)))
     with pytest.raises(CalibrationError, match="cannot have these columns and values"):
-        Multicalibrated(torch.tensor(columns), torch.tensor(values), ones_V, ones_V, 1.0, 0.0, 0.0)
+        Multicalibrated(torch.tensor(columns), halves_V2, ones_V, ones_V, 1.0, 0.0, 0.0)

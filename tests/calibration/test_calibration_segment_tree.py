@@ -16,6 +16,7 @@ from torch.nn.functional import softplus
 
 from rankwell.calibration.logistic_minima import LogisticRows
 from rankwell.calibration.platt import fit_platt
+from rankwell.calibration.segment_levels import halves_of, joined
 from rankwell.calibration.segment_tree import SegmentTree, fit_segment_tree
 from rankwell.calibration.shrunken_lines import shrunken_lines
 from rankwell.errors import CalibrationError
@@ -152,8 +153,8 @@ def test_look_up_equals_a_dictionary() -> None:
     logits_C = torch.from_numpy(numbers.normal(size=400))
     labels_C = torch.from_numpy(numbers.random(400)) < torch.sigmoid(segments_CS[:, 0] / 1e15 + logits_C)
     tree = fit_segment_tree(logits_C, labels_C, torch.ones(400), segments_CS)
-    paths: list[tuple[float, ...]] = [()]
-    for parent, value in zip(tree.parents[1:].long().tolist(), tree.values[1:].tolist(), strict=True):
+    paths: list[tuple[int, ...]] = [()]
+    for parent, value in zip(tree.parents[1:].long().tolist(), joined(tree.values)[1:].tolist(), strict=True):
         paths.append((*paths[parent], value))
     places = {path: place for place, path in enumerate(paths)}
     assert len(places) == len(paths) > 250
@@ -161,17 +162,22 @@ def test_look_up_equals_a_dictionary() -> None:
         asked_CS = torch.from_numpy(numbers.integers(-4, 5, (300, num_columns)) * 10**15)
         found = []
         for row in asked_CS.tolist():
-            path: tuple[float, ...] = tuple(map(float, row[:3]))
+            path: tuple[int, ...] = tuple(row[:3])
             while path not in places:
                 path = path[:-1]
             found.append(tree.slopes[places[path]].item() + tree.offsets[places[path]].item())
         assert tree.calibrated_logits(torch.ones(300), asked_CS).tolist() == pytest.approx(found, rel=1e-12)
 
 
-def test_a_segment_that_float64_cannot_hold_is_refused() -> None:
-    segments_CS = torch.tensor([[1], [-(2**53) - 1], [2], [3]])
-    with pytest.raises(CalibrationError, match=r"too large a number; found: \[-9007199254740993\]"):
-        fit_segment_tree(torch.zeros(4), torch.tensor([0, 1, 0, 1]), torch.ones(4), segments_CS)
+def test_values_that_float64_cannot_hold_are_told_apart() -> None:
+    close = torch.tensor([2**62, 2**62 + 1, -(2**63), 2**63 - 1])
+    segments_CS = close.repeat(1000)[:, None]
+    labels_C = torch.from_numpy(np.random.default_rng(11).random(4000)) < torch.tensor([0.1, 0.8, 0.3, 0.6]).repeat(
+        1000
+    )
+    tree = fit_segment_tree(torch.zeros(4000), labels_C, torch.ones(4000), segments_CS)
+    probabilities_C = SegmentTree.from_state(tree.state_dict())(torch.zeros(4), close[:, None])
+    np.testing.assert_allclose(probabilities_C.numpy(), [0.1, 0.8, 0.3, 0.6], atol=0.06)
 
 
 @pytest.mark.parametrize(
@@ -184,17 +190,24 @@ def test_a_segment_that_float64_cannot_hold_is_refused() -> None:
         ([0, 0, 1, 0], [0, 1, 1, 2]),  # parents out of order
         ([0, -1], [0, 1]),
         ([0, 0.5], [0, 1]),
-        ([0, 0], [0, 1.5]),
     ],
 )
-def test_what_is_no_tree_is_refused(parents: list[float], values: list[float]) -> None:
+def test_what_is_no_tree_is_refused(parents: list[float], values: list[int]) -> None:
     ones_N = torch.ones(len(parents))
+    halves_N2 = torch.from_numpy(halves_of(np.array(values)))
     with pytest.raises(CalibrationError, match="cannot have these parents and values"):
-        SegmentTree(torch.tensor(parents), torch.tensor(values), ones_N, ones_N, ones_N)
+        SegmentTree(torch.tensor(parents), halves_N2, ones_N, ones_N, ones_N)
 
 
 @pytest.mark.parametrize("slope", [0.0, -1.0, math.inf])
 def test_a_slope_that_would_not_increase_is_refused(slope: float) -> None:
     zero = torch.zeros(1)
     with pytest.raises(CalibrationError, match="SegmentTree cannot have these slopes"):
-        SegmentTree(zero, zero, torch.tensor([slope]), zero, zero)
+        SegmentTree(zero, torch.zeros(1, 2), torch.tensor([slope]), zero, zero)
+
+
+@pytest.mark.parametrize("halves", [[0.5, 0.0], [0.0, 0.5], [0.0, -1.0], [0.0, 2.0**32], [2.0**31, 0.0]])
+def test_halves_of_no_whole_number_are_refused(halves: list[float]) -> None:
+    zero = torch.zeros(1)
+    with pytest.raises(CalibrationError, match="values of segments cannot be these"):
+        SegmentTree(zero, torch.tensor([halves], dtype=torch.float64), zero + 1, zero, zero)

@@ -99,11 +99,18 @@ class Calibrator(nn.Module, ABC):
         self.register_buffer(name, scalar)
 
     def _keep_vector(self, name: str, vector: Tensor, length: int, *, positive: bool = False) -> None:
-        numbers = vector.detach().to(torch.float64, copy=True)
-        if numbers.shape != (length,) or not numbers.isfinite().all() or (positive and bool((numbers <= 0).any())):
+        self._keep_numbers(name, vector, (length,), positive=positive)
+
+    def _keep_values(self, name: str, halves: Tensor, length: int) -> None:
+        """Values of segments, taken apart by `rankwell.calibration.segment_levels.halves_of`."""
+        self._keep_numbers(name, halves, (length, 2))
+
+    def _keep_numbers(self, name: str, column: Tensor, shape: tuple[int, ...], *, positive: bool = False) -> None:
+        numbers = column.detach().to(torch.float64, copy=True)
+        if numbers.shape != shape or not numbers.isfinite().all() or (positive and bool((numbers <= 0).any())):
             raise CalibrationError(
                 f"{type(self).__name__} cannot have these {name}",
                 found=numbers.tolist(),
-                allowed=f"{length} finite numbers" + (" above 0" if positive else ""),
+                allowed=f"{' × '.join(map(str, shape))} finite numbers" + (" above 0" if positive else ""),
             )
         self.register_buffer(name, numbers)

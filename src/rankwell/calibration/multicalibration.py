@@ -18,7 +18,7 @@ from rankwell.calibration.calibrator import Calibrator, Distortion
 from rankwell.calibration.logistic_line import most_likely_line
 from rankwell.calibration.logistic_minima import LogisticRows, derivatives_at
 from rankwell.calibration.sample import CalibrationSample
-from rankwell.calibration.segment_levels import check_segments, rows_by_group
+from rankwell.calibration.segment_levels import halves_of, joined, rows_by_group
 from rankwell.calibration.shrunken_lines import shrunken_lines
 from rankwell.errors import CalibrationError
 from rankwell.evaluation.intervals import normal_quantile
@@ -43,7 +43,8 @@ class Multicalibrated(Calibrator):
 
     Args:
         columns: float64 of V, ascending: the segment column that a value is of.
-        values: float64 of V, whole numbers, ascending within a column.
+        values: float64 of V × 2: each value's high and low 32 bits, as `halves_of` takes them apart; ascending within a
+            column.
         slopes: r, float64 of V, above 0.
         offsets: β, float64 of V.
         slope: a > 0.
@@ -53,8 +54,9 @@ class Multicalibrated(Calibrator):
     Raises:
         CalibrationError: The lengths differ, a number is not finite, a slope is not above 0, or values do not ascend.
 
-    >>> two = Multicalibrated(torch.tensor([0.0, 1.0]), torch.tensor([7.0, 9.0]), torch.tensor([2.0, 1.0]),
-    ...                       torch.tensor([0.0, 0.5]), 1.0, 0.0, 0.0)
+    >>> values = torch.from_numpy(halves_of(np.array([7, 9])))
+    >>> two = Multicalibrated(torch.tensor([0.0, 1.0]), values, torch.tensor([2.0, 1.0]), torch.tensor([0.0, 0.5]),
+    ...                       1.0, 0.0, 0.0)
     >>> two.calibrated_logits(torch.ones(3), torch.tensor([[7, 9], [7, 8], [0, 9]])).tolist()
     [2.5, 2.0, 1.5]
 
@@ -72,6 +74,7 @@ class Multicalibrated(Calibrator):
     slope: Tensor
     offset: Tensor
     centre: Tensor
+    _ids: Tensor
 
     def __init__(
         self,
@@ -85,17 +88,18 @@ class Multicalibrated(Calibrator):
     ) -> None:
         super().__init__()
         self._keep_vector("columns", columns, len(columns))
-        self._keep_vector("values", values, len(columns))
+        self._keep_values("values", values, len(columns))
         self._keep_vector("slopes", slopes, len(columns), positive=True)
         self._keep_vector("offsets", offsets, len(columns))
         self._keep_number("slope", slope, positive=True)
         self._keep_number("offset", offset)
         self._keep_number("centre", centre)
-        next_column_V, next_value_V = self.columns.diff(), self.values.diff()
-        if bool(((next_column_V < 0) | (next_column_V == 0) & (next_value_V <= 0)).any()):
+        self.register_buffer("_ids", joined(self.values), persistent=False)
+        next_column_V, is_greater_V = self.columns.diff(), self._ids[1:] > self._ids[:-1]
+        if bool(((next_column_V < 0) | (next_column_V == 0) & ~is_greater_V).any()):
             raise CalibrationError(
                 "Multicalibrated cannot have these columns and values",
-                found={"columns": self.columns.tolist()[:8], "values": self.values.tolist()[:8]},
+                found={"columns": self.columns.tolist()[:8], "values": self._ids.tolist()[:8]},
                 allowed="columns ascending, and the values of each",
             )
         # Where each column begins and ends among the values; not state, since it follows from that.
@@ -108,7 +112,7 @@ class Multicalibrated(Calibrator):
         offset_C = self.centre
         for column in range(min(len(self._bounds) - 1, segments_CS.shape[1])):
             of_column = slice(self._bounds[column], self._bounds[column + 1])
-            values_G, asked_C = self.values[of_column], segments_CS[:, column].to(torch.float64)
+            values_G, asked_C = self._ids[of_column], segments_CS[:, column].long().contiguous()
             if len(values_G):
                 place_C = torch.searchsorted(values_G, asked_C).clamp(max=len(values_G) - 1)
                 is_known_C = values_G[place_C] == asked_C
@@ -134,10 +138,10 @@ def fit_multicalibrated(logits_C: Tensor, labels_C: Tensor, weights_C: Tensor, s
         logits_C: Natural log-odds, finite.
         labels_C: 0 or 1.
         weights_C: Counts of rows, ≥ 0.
-        segments_CS: int64 of at most 2^53 in size; the order of the columns means nothing.
+        segments_CS: int64; the order of the columns means nothing.
 
     Raises:
-        CalibrationError: The sample cannot be used, see `CalibrationSample.checked`; a segment is too large a number.
+        CalibrationError: The sample cannot be used; see `CalibrationSample.checked`.
 
     >>> zeros_C, segments_CS = torch.zeros(8000), torch.tensor([[1, 5], [1, 6], [2, 5], [2, 6]]).repeat(2000, 1)
     >>> labels_C = torch.rand(8000, generator=torch.Generator().manual_seed(0)) < 0.1 * segments_CS.prod(1) - 0.4
@@ -146,7 +150,6 @@ def fit_multicalibrated(logits_C: Tensor, labels_C: Tensor, weights_C: Tensor, s
     tensor([0.1035, 0.2246, 0.5949, 0.7865], dtype=torch.float64)
     """
     sample = CalibrationSample.checked(logits_C, labels_C, weights_C, segments_CS)
-    check_segments(sample.segments_CS)
     columns = [_Column.of(number, sample) for number in range(sample.segments_CS.shape[1])]
     slope, offset = most_likely_line(sample)
     log_odds_C = sample.logits_C.numpy() * slope + offset
@@ -166,7 +169,7 @@ def fit_multicalibrated(logits_C: Tensor, labels_C: Tensor, weights_C: Tensor, s
             deviation_C, known_C = corrected
     return Multicalibrated(
         torch.from_numpy(np.concatenate([[], *(np.full(len(c.values_G), c.number) for c in columns)])),
-        torch.from_numpy(np.concatenate([[], *(c.values_G for c in columns)])),
+        torch.from_numpy(halves_of(np.concatenate([np.zeros(0, np.int64), *(c.values_G for c in columns)]))),
         torch.from_numpy(np.concatenate([[], *(c.slopes_G for c in columns)])),
         torch.from_numpy(np.concatenate([[], *(c.offsets_G for c in columns)])),
         slope, offset, centre,

@@ -1,26 +1,25 @@
 """Segments from coarse to fine: the distinct values of the first column, of the first two, and so on.
 
-Letters in names: C candidates, flat over the sample · S segment columns · G groups of one level.
+Letters in names: C candidates, flat over the sample · S segment columns · G groups of one level · V values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
+import torch
 from torch import Tensor
 
 from rankwell.errors import CalibrationError
 from rankwell.evaluation.sample import group_rows
 
-__all__ = ["SegmentLevel", "check_segments", "rows_by_group", "segment_levels", "segment_paths"]
+__all__ = ["SegmentLevel", "halves_of", "joined", "rows_by_group", "segment_levels", "segment_paths"]
 
-_LARGEST: Final = 2**53
-"""Whole numbers up to here are float64 numbers."""
-
+_Floats = NDArray[np.float64]
 _Ints = NDArray[np.int64]
 
 
@@ -40,23 +39,37 @@ class SegmentLevel:
     group_C: _Ints
 
 
-def check_segments(segments_CS: Tensor) -> None:
-    """Refuse segments that a calibrator could not keep: what is fitted is kept in float64.
+def halves_of(values_V: _Ints) -> _Floats:
+    """Whole numbers of 64 bits as two float64 numbers each, the high 32 bits and the low ones, V × 2.
 
-    Args:
-        segments_CS: int64.
+    What a calibrator is fitted to is kept in float64, which holds whole numbers of up to 2^53 only.
+
+    >>> halves_of(np.array([-1, 2**62 + 5])).tolist()
+    [[-1.0, 4294967295.0], [1073741824.0, 5.0]]
+    """
+    return np.column_stack([values_V >> 32, values_V & (2**32 - 1)]).astype(np.float64)
+
+
+def joined(halves_V2: Tensor) -> Tensor:
+    """The whole numbers that `halves_of` took apart, int64; what it could not have given is refused.
 
     Raises:
-        CalibrationError: A segment is above 2^53 in size.
+        CalibrationError: Not V × 2, or a half is no whole number in its range.
+
+    >>> joined(torch.tensor([[-1.0, 4294967295.0], [1073741824.0, 5.0]], dtype=torch.float64)).tolist()
+    [-1, 4611686018427387909]
     """
-    too_large = segments_CS[(segments_CS > _LARGEST) | (segments_CS < -_LARGEST)]
-    if len(too_large):
+    halves_V2 = halves_V2.detach().double()
+    fits = halves_V2.ndim == 2 and halves_V2.shape[1] == 2 and bool((halves_V2.trunc() == halves_V2).all())
+    least, most = torch.tensor([-(2.0**31), 0.0]), torch.tensor([2.0**31 - 1, 2.0**32 - 1], dtype=torch.float64)
+    if not fits or bool(((halves_V2 < least) | (halves_V2 > most)).any()):
         raise CalibrationError(
-            "a segment is too large a number",
-            found=too_large[:5].tolist(),
-            allowed="at most 2^53 in size",
-            do="number the segments",
+            "values of segments cannot be these",
+            found=halves_V2.tolist(),
+            allowed="for each the high and the low 32 bits of an int64, as whole numbers",
         )
+    high_V, low_V = halves_V2.long().unbind(1)
+    return (high_V << 32) + low_V
 
 
 def segment_levels(segments_CS: _Ints) -> list[SegmentLevel]:

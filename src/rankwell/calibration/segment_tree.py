@@ -18,7 +18,7 @@ from rankwell.calibration.calibrator import Calibrator, Distortion
 from rankwell.calibration.logistic_line import most_likely_line
 from rankwell.calibration.logistic_minima import LogisticRows
 from rankwell.calibration.sample import CalibrationSample
-from rankwell.calibration.segment_levels import check_segments, rows_by_group, segment_levels
+from rankwell.calibration.segment_levels import halves_of, joined, rows_by_group, segment_levels
 from rankwell.calibration.shrunken_lines import shrunken_lines
 from rankwell.errors import CalibrationError
 
@@ -38,7 +38,8 @@ class SegmentTree(Calibrator):
 
     Args:
         parents: float64 of N, whole numbers: the place of the parent; its own for segment 0. They ascend.
-        values: float64 of N, whole numbers: the value in the next column, ascending for one parent; 0 for segment 0.
+        values: float64 of N × 2: the value in the next column, its high and its low 32 bits, as `halves_of` takes them
+            apart; ascending for one parent, and 0 for segment 0.
         slopes: a, float64 of N, above 0.
         offsets: b, float64 of N.
         one_class: float64 of N, 1 for segments that had one label only at the fit, and so took their parent's line.
@@ -46,8 +47,9 @@ class SegmentTree(Calibrator):
     Raises:
         CalibrationError: The lengths differ, a number is not finite, a slope is not above 0, or it is no tree.
 
-    >>> of_two = SegmentTree(torch.tensor([0.0, 0, 0]), torch.tensor([0.0, 7, 9]), torch.tensor([1.0, 2, 1]),
-    ...                      torch.tensor([0.0, 1, -1]), torch.zeros(3))
+    >>> values = torch.from_numpy(halves_of(np.array([0, 7, 9])))
+    >>> of_two = SegmentTree(torch.tensor([0.0, 0, 0]), values, torch.tensor([1.0, 2, 1]), torch.tensor([0.0, 1, -1]),
+    ...                      torch.zeros(3))
     >>> of_two.calibrated_logits(torch.ones(3), torch.tensor([[7], [9], [8]])).tolist()
     [3.0, 0.0, 1.0]
     """
@@ -63,17 +65,18 @@ class SegmentTree(Calibrator):
     def __init__(self, parents: Tensor, values: Tensor, slopes: Tensor, offsets: Tensor, one_class: Tensor) -> None:
         super().__init__()
         self._keep_vector("parents", parents, max(1, len(parents)))
-        self._keep_vector("values", values, len(parents))
+        self._keep_values("values", values, len(parents))
         self._keep_vector("slopes", slopes, len(parents), positive=True)
         self._keep_vector("offsets", offsets, len(parents))
         self._keep_vector("one_class", one_class, len(parents))
-        bounds = self._level_bounds()
+        values_N = joined(self.values)
+        bounds = self._level_bounds(values_N)
         self._num_levels = len(bounds) - 1
         # What candidates are looked up in, level by level; not state, since it follows from that.
         self._firsts = bounds[:-1]
         for level in range(1, self._num_levels):
             of_level = slice(bounds[level], bounds[level + 1])
-            values_V, value_G = torch.unique(self.values[of_level], return_inverse=True)
+            values_V, value_G = torch.unique(values_N[of_level], return_inverse=True)
             parent_G = self.parents[of_level].long() - bounds[level - 1]
             self.register_buffer(f"_values_{level}", values_V, persistent=False)
             self.register_buffer(f"_codes_{level}", parent_G * len(values_V) + value_G, persistent=False)
@@ -84,7 +87,7 @@ class SegmentTree(Calibrator):
         is_known_C = torch.ones(len(logits_C), dtype=torch.bool)
         for level in range(1, min(self._num_levels, segments_CS.shape[1] + 1)):
             values_V, codes_G = self.get_buffer(f"_values_{level}"), self.get_buffer(f"_codes_{level}")
-            asked_C = segments_CS[:, level - 1].to(torch.float64)
+            asked_C = segments_CS[:, level - 1].long().contiguous()
             value_C = torch.searchsorted(values_V, asked_C).clamp(max=len(values_V) - 1)
             code_C = (segment_C - self._firsts[level - 1]) * len(values_V) + value_C
             place_C = torch.searchsorted(codes_G, code_C).clamp(max=len(codes_G) - 1)
@@ -94,7 +97,7 @@ class SegmentTree(Calibrator):
 
     def one_class_segments(self) -> list[tuple[int, ...]]:
         """The segments that took their parent's line because they had one label only: their values, coarse to fine."""
-        parents, values = self.parents.long().tolist(), self.values.long().tolist()
+        parents, values = self.parents.long().tolist(), joined(self.values).tolist()
         found = []
         for segment in torch.nonzero(self.one_class).squeeze(1).tolist():
             path: list[int] = []
@@ -104,13 +107,13 @@ class SegmentTree(Calibrator):
             found.append(tuple(path))
         return found
 
-    def _level_bounds(self) -> list[int]:
+    def _level_bounds(self, values_N: Tensor) -> list[int]:
         """Where each level begins and the last one ends."""
-        parents_N, values_N = self.parents.numpy(), self.values.numpy()
-        whole = bool((np.trunc(parents_N) == parents_N).all() and (np.trunc(values_N) == values_N).all())
+        parents_N = self.parents.numpy()
+        whole = bool((np.trunc(parents_N) == parents_N).all())
         before = bool((parents_N[1:] < np.arange(1, len(parents_N))).all()) and parents_N[0] == 0
-        next_parent_N, next_value_N = np.diff(parents_N[1:]), np.diff(values_N[1:])
-        ascending = bool(((next_parent_N > 0) | (next_parent_N == 0) & (next_value_N > 0)).all())
+        next_parent_N, is_greater_N = np.diff(parents_N[1:]), (values_N[2:] > values_N[1:-1]).numpy()
+        ascending = bool(((next_parent_N > 0) | (next_parent_N == 0) & is_greater_N).all())
         if not (whole and before and ascending and parents_N[min(1, len(parents_N) - 1)] == 0):
             raise CalibrationError(
                 "SegmentTree cannot have these parents and values",
@@ -137,10 +140,10 @@ def fit_segment_tree(logits_C: Tensor, labels_C: Tensor, weights_C: Tensor, segm
         logits_C: Natural log-odds, finite.
         labels_C: 0 or 1.
         weights_C: Counts of rows, ≥ 0.
-        segments_CS: int64 of at most 2^53 in size, from coarse to fine.
+        segments_CS: int64, from coarse to fine.
 
     Raises:
-        CalibrationError: The sample cannot be used, see `CalibrationSample.checked`; a segment is too large a number.
+        CalibrationError: The sample cannot be used; see `CalibrationSample.checked`.
 
     >>> zeros_C, ones_C = torch.zeros(8000), torch.ones(8000)  # a model that says nothing, of two countries
     >>> segments_CS = torch.tensor([[1], [2]]).repeat(4000, 1)
@@ -150,7 +153,6 @@ def fit_segment_tree(logits_C: Tensor, labels_C: Tensor, weights_C: Tensor, segm
     tensor([0.4995, 0.2506, 0.3750], dtype=torch.float64)
     """
     sample = CalibrationSample.checked(logits_C, labels_C, weights_C, segments_CS)
-    check_segments(sample.segments_CS)
     levels = segment_levels(sample.segments_CS.numpy())
     rows, _ = rows_by_group(levels[-1].group_C, len(levels[-1].values_G))
     in_order = tuple(column_C.numpy()[rows] for column_C in (sample.logits_C, sample.labels_C, sample.weights_C))
@@ -161,7 +163,7 @@ def fit_segment_tree(logits_C: Tensor, labels_C: Tensor, weights_C: Tensor, segm
     parents = [level.parents_G + first for level, first in zip(levels[1:], firsts[:-1], strict=True)]
     return SegmentTree(
         torch.from_numpy(np.concatenate([[0], *parents])),
-        torch.from_numpy(np.concatenate([level.values_G for level in levels])),
+        torch.from_numpy(halves_of(np.concatenate([level.values_G for level in levels]))),
         torch.from_numpy(np.concatenate([line.slopes_G for line in lines])),
         torch.from_numpy(np.concatenate([line.offsets_G for line in lines])),
         torch.from_numpy(np.concatenate([line.one_class_G for line in lines])),
