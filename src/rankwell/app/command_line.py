@@ -37,6 +37,7 @@ from rankwell.studies.heads import study_heads
 from rankwell.studies.losses import study_losses
 from rankwell.studies.optimizers import study_optimizers
 from rankwell.studies.regularisation import study_regularisation
+from rankwell.studies.sampling import study_sampling
 from rankwell.studies.segment_repair import study_segment_repair
 from rankwell.studies.selection_bias import study_selection_bias
 from rankwell.studies.study import StudyResult
@@ -349,6 +350,20 @@ def auction(
 ) -> None:
     """What miscalibration costs and whom, the winner's curse, and bids replayed where a log is given."""
     result = study_auction(seeds=range(seeds), num_requests=requests, replay=data, say=_console.print)
+    _print_study(result, json_file)
+    _console.print(str(write_study(result, out)))
+
+
+@study.command("sampling")
+def sampling(
+    seeds: Annotated[int, typer.Option(min=2, help="Marketplaces, one a seed.")] = 3,
+    requests: Annotated[int, typer.Option(min=300, help="Requests in each log.")] = 20_000,
+    steps: Annotated[int, typer.Option(min=1, help="Of each softmax.")] = 3_000,
+    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-sampling.html"),
+    json_file: Json = None,
+) -> None:
+    """Negatives that stand for a corpus, corrected by log Q and not; a tenth of the negatives, weighed and not."""
+    result = study_sampling(seeds=range(seeds), num_requests=requests, num_steps=steps, say=_console.print)
     _print_study(result, json_file)
     _console.print(str(write_study(result, out)))
 
