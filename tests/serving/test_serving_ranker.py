@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import serving_example as example
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from filled_table import fill
 from rankwell.calibration.isotonic import Isotonic
+from rankwell.calibration.segment_levels import halves_of
+from rankwell.calibration.segment_tree import SegmentTree
 from rankwell.calibration.uncalibrated import Uncalibrated
 from rankwell.data.pseudonyms import PseudonymKey, pseudonymise
 from rankwell.data.request import batch_from_request
@@ -62,6 +65,38 @@ def request(candidates: Sequence[Candidate], **changes: Any) -> dict[str, Any]:
 
 def plain_candidates(num: int) -> list[Candidate]:
     return [(item, item % 20, [item % 50], float(item % 90)) for item in range(num)]
+
+
+# --- calibrated by segment
+
+
+def test_a_request_is_calibrated_by_its_segments(tmp_path: Path) -> None:
+    by_title = SegmentTree(
+        parents=torch.zeros(3),
+        values=torch.from_numpy(halves_of(np.array([0, 4, 9]))),
+        slopes=torch.tensor([1.0, 2.0, 0.5]),
+        offsets=torch.tensor([0.0, -1.0, 1.0]),
+        one_class=torch.zeros(3),
+    )
+    calibrators = {"click": by_title, "apply": Uncalibrated()}
+    write_bundle(replace(BUNDLE, calibrators=calibrators, calibrate_by=("title",)), tmp_path / "bundle")
+    ranker = Ranker(tmp_path / "bundle")
+    assert ranker.bundle.calibrate_by == ("title",)
+    asked = request([(60 - item, title, [1], 5.0) for item, title in enumerate([9, 4, 7, 4, 9])])
+    logits_CA, probabilities_CA = ranker.probabilities(batch_from_request(asked, BUNDLE.schema))
+    slopes_C, offsets_C = torch.tensor([0.5, 2, 1, 2, 0.5]), torch.tensor([1.0, -1, 0, -1, 1])
+    expected_C = torch.sigmoid(slopes_C * logits_CA[:, 0].double() + offsets_C)
+    torch.testing.assert_close(probabilities_CA[:, 0], expected_C, rtol=1e-6, atol=0.0)
+    ranked = ranker.rank(asked).ranked
+    of_item = dict(zip([60, 59, 58, 57, 56], expected_C.tolist(), strict=True))
+    assert ranked.probabilities.tolist() == pytest.approx(
+        [of_item[item] for item in ranked.item_ids.tolist()], rel=1e-6
+    )
+
+
+def test_a_bundle_that_calibrates_by_what_is_no_feature_is_refused() -> None:
+    with pytest.raises(BundleError, match=r"calibrates by .*; found: \['skills', 'town'\]; allowed: .*'title'"):
+        replace(BUNDLE, calibrate_by=("town", "skills"))
 
 
 # --- the list

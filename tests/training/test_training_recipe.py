@@ -19,6 +19,7 @@ from training_example import JOBS, everything, jobs_table, same, without_times
 
 from rankwell.calibration.isotonic import fit_isotonic
 from rankwell.calibration.platt import fit_platt
+from rankwell.calibration.segment_tree import SegmentTree, fit_segment_tree
 from rankwell.data.split import PARTS, HashSplit, Part, TimeSplit, WholeLog
 from rankwell.data.statistics import NumericStatistics
 from rankwell.errors import CalibrationError, LeakError, LogError, RecipeError
@@ -136,6 +137,7 @@ def test_no_file(tmp_path: Path) -> None:
         ({"num_requests": 0}, "batches without requests; found: 0"),
         ({"label_smoothing": 1.0}, "label smoothing cannot use this epsilon; found: 1.0"),
         ({"segments": ("job", "town")}, r"unknown segments; found: \['town'\]; allowed: \['job'\]"),
+        ({"calibrate_by": ("town",)}, r"calibrates by what is not there .*; found: \['town'\]; allowed: \['job'\]"),
         ({"segments": ("match",)}, r"unknown segments; found: \['match'\]"),  # a number is no segment
     ],
 )  # fmt: skip
@@ -342,6 +344,21 @@ def test_calibrators_see_logits_whose_smoothing_is_undone() -> None:
     undone, as_it_is = (calibrate(fit_platt, held_out, JOBS, epsilon)["click"] for epsilon in (0.2, 0.0))
     assert float(undone.slope) == pytest.approx(1, abs=0.1)
     assert float(as_it_is.slope) > 1.3
+
+
+def test_calibrators_are_fitted_and_judged_by_segment(data: tuple[Path, dict[int, float]]) -> None:
+    folder, _ = data
+    plain = recipe_of()
+    by_job = dataclasses.replace(plain, calibrate=fit_segment_tree, calibrate_by=("job",))
+    trained = train(by_job, folder, seed=3)
+    tree = trained.calibrators["click"]
+    assert isinstance(tree, SegmentTree)
+    assert len(tree.slopes) == 1 + 8  # all, and each job
+    swayed = SegmentTree(tree.parents, tree.values, tree.slopes, tree.offsets + torch.arange(9), tree.one_class)
+    for calibrator, near in ((tree, True), (swayed, False)):
+        judged = judge(by_job, trained.model, {"click": calibrator}, folder).calibrated
+        assert (0.8 < judged.calibration_ratio < 1.25) is near
+        assert judged.segments == {}  # it is calibrated by job, not reported by it
 
 
 def test_judging_without_the_calibrator(data: tuple[Path, dict[int, float]]) -> None:

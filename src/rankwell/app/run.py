@@ -114,8 +114,8 @@ def report_run(bundle: Bundle, recipe: Recipe, data: Path, out: Path) -> Path:
 
 
 def _judged(bundle: Bundle, recipe: Recipe, data: Path) -> Judgement:
-    # the bundle was trained with its own label smoothing, whatever the recipe says by now
-    served = replace(recipe, label_smoothing=bundle.label_smoothing)
+    # the bundle has its own label smoothing and segments, whatever the recipe says by now
+    served = replace(recipe, label_smoothing=bundle.label_smoothing, calibrate_by=bundle.calibrate_by)
     return judge(served, bundle.model, bundle.calibrators, data, truth=_truth_beside(recipe, data))
 
 
@@ -148,6 +148,7 @@ def bundle_of(trained: Trained, recipe: Recipe, judgement: Judgement) -> Bundle:
             "notes": recipe.notes,
         },
         label_smoothing=recipe.label_smoothing,
+        calibrate_by=recipe.calibrate_by,
     )
 
 

@@ -35,6 +35,7 @@ from torch import Tensor
 
 import rankwell
 from rankwell.calibration.calibrator import Calibrator
+from rankwell.calibration.segment_columns import known_segments
 from rankwell.data.statistics import NumericStatistics
 from rankwell.errors import BundleError, RankwellError
 from rankwell.losses.label_smoothing import check_epsilon
@@ -70,9 +71,10 @@ class Bundle:
             is written also has "versions", of Python and of the libraries, unless the caller gives them.
         label_smoothing: ε of the loss that the model was trained with. Its inverse stands between model and calibrator,
             so calibrators are to be fitted behind `undo_label_smoothing` with the same ε.
+        calibrate_by: Features that the calibrators take as segments, from coarse to fine.
 
     Raises:
-        BundleError: An action has no calibrator, or there is one for no action.
+        BundleError: An action has no calibrator, there is one for no action, or a segment is no categorical feature.
         RecipeError: ε is outside [0, 1).
 
     >>> from rankwell.calibration.uncalibrated import Uncalibrated
@@ -90,6 +92,7 @@ class Bundle:
     metrics: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     label_smoothing: float = 0.0
+    calibrate_by: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_epsilon(self.label_smoothing)
@@ -98,6 +101,12 @@ class Bundle:
             raise BundleError(
                 "a bundle has one calibrator for each action of its schema", found=sorted(self.calibrators),
                 allowed=actions, do="fit one on `calibrate`, or give Uncalibrated() to take logits at their word",
+            )  # fmt: skip
+        unknown = sorted(set(self.calibrate_by) - set(known_segments(self.schema)))
+        if unknown:
+            raise BundleError(
+                "a bundle calibrates by categorical features of its schema", found=unknown,
+                allowed=known_segments(self.schema), do="name the segments that its calibrators were fitted by",
             )  # fmt: skip
 
     @property
@@ -146,6 +155,7 @@ def write_bundle(bundle: Bundle, path: str | Path) -> None:
                 calibrators=classes[1],
                 seed=next((table.seed for table in bundle.model.tables.values()), 0),
                 label_smoothing=bundle.label_smoothing,
+                calibrate_by=list(bundle.calibrate_by),
                 files={
                     name: FileRecord(num_bytes=file.num_bytes, sha256=file.sha256)
                     for name, file in sorted(directory.written.items())
@@ -194,6 +204,7 @@ def read_bundle(path: str | Path) -> Bundle:
         metrics=metrics,
         provenance=provenance,
         label_smoothing=manifest.label_smoothing,
+        calibrate_by=tuple(manifest.calibrate_by),
     )
 
 

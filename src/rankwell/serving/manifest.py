@@ -62,6 +62,7 @@ class Manifest(_Record):
         calibrators: Class path of each action's calibrator.
         seed: The model was built with; rows that training has yet to see start from it.
         label_smoothing: ε of the training loss, to be inverted behind the model; see `undo_label_smoothing`.
+        calibrate_by: Features that the calibrators take as segments, from coarse to fine.
         files: Every other file by its name in the directory, "/" between the parts.
     """
 
@@ -71,6 +72,7 @@ class Manifest(_Record):
     calibrators: dict[str, str]
     seed: int
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    calibrate_by: list[str] = []
     files: dict[_FileName, FileRecord]
 
     def write(self, directory: NewDirectory) -> None:

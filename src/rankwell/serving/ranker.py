@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rankwell.calibration.segment_columns import segments_of
 from rankwell.data.pseudonyms import PseudonymKey
 from rankwell.data.request import batch_from_request
 from rankwell.errors import RequestError, SchemaError
@@ -148,12 +149,13 @@ class Ranker:
         features = _reordered(batch.features, order_K)
         logits_KA = self._raw_logits(features)
         logits_K = logits_KA[:, self._ranked_for]
-        probabilities_K = self._calibrated(self._unsmoothed(logits_K), self._ranked_for)
+        segments_KS = segments_of(batch, self.bundle.calibrate_by)[order_K]
+        probabilities_K = self._calibrated(self._unsmoothed(logits_K), segments_KS, self._ranked_for)
         utilities_K = probabilities_K
         if self.utility is not None:
             bids_C = batch.audit.columns.get(self.schema.bid) if self.schema.bid is not None else None
             utilities_K = self.utility.utilities_C(
-                self._all_calibrated(self._unsmoothed(logits_KA)),
+                self._all_calibrated(self._unsmoothed(logits_KA), segments_KS),
                 None if bids_C is None else bids_C[order_K],
                 schema=self.schema,
             )
@@ -178,7 +180,7 @@ class Ranker:
             order of the schema's actions.
         """
         logits_CA = self._unsmoothed(self._raw_logits(batch.features))
-        return logits_CA, self._all_calibrated(logits_CA)
+        return logits_CA, self._all_calibrated(logits_CA, segments_of(batch, self.bundle.calibrate_by))
 
     def _raw_logits(self, features: Features) -> Tensor:
         # nothing made in inference mode leaves the ranker: a caller could neither change it nor fit on it
@@ -189,11 +191,11 @@ class Ranker:
     def _unsmoothed(self, logits: Tensor) -> Tensor:
         return undo_label_smoothing(logits, self.bundle.label_smoothing)
 
-    def _all_calibrated(self, logits_CA: Tensor) -> Tensor:
-        return torch.stack([self._calibrated(logits_CA[:, a], a) for a in range(len(self._actions))], dim=1)
+    def _all_calibrated(self, logits_CA: Tensor, segments_CS: Tensor) -> Tensor:
+        actions = range(len(self._actions))
+        return torch.stack([self._calibrated(logits_CA[:, a], segments_CS, a) for a in actions], dim=1)
 
-    def _calibrated(self, logits_C: Tensor, a: int) -> Tensor:
-        segments_CS = torch.empty(len(logits_C), 0, dtype=torch.int64)
+    def _calibrated(self, logits_C: Tensor, segments_CS: Tensor, a: int) -> Tensor:
         probabilities_C: Tensor = self.bundle.calibrators[self._actions[a]](logits_C, segments_CS)
         return probabilities_C
 

@@ -68,6 +68,11 @@ class Predictions:
             known_C.numpy(),
         )
 
+    def segments_CS(self, names: Sequence[str]) -> Tensor:
+        """The segments of each candidate, C × S, by columns that were carried along; S = 0 without names."""
+        none_CS = torch.zeros(len(self.weights_C), 0, dtype=torch.int64)
+        return torch.stack([self.segments[name] for name in names], dim=1) if names else none_CS
+
 
 def predict(model: Model, batches: Iterable[Batch], segments: Sequence[str] = ()) -> Predictions:
     """Run a model over batches in eval mode; the model's mode is put back.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rankwell.calibration.calibrator import Calibrator
 from rankwell.calibration.isotonic import fit_isotonic
+from rankwell.calibration.segment_columns import known_segments
 from rankwell.data.batches import Batches
 from rankwell.data.down_sampling import DownSampling
 from rankwell.data.layout import Layout
@@ -88,6 +89,8 @@ class Recipe:
         num_requests: Requests in a batch.
         down_sampling: Which candidates of train are left out; its weights correct for it, and nothing else may.
         calibrate: Fits a calibrator for each action on the calibrate split.
+        calibrate_by: Categorical features that it is given as segments, from coarse to fine: one value each, known
+            where the model is served. For a calibrator such as `fit_segment_tree`; others don't look at them.
         label_smoothing: The ε the objective's loss was smoothed with; inverted before calibration.
         segments: Categoricals to report by: features or protected attributes.
         notes: Said beside every number, such as how the data differs from the published set.
@@ -95,7 +98,7 @@ class Recipe:
 
     Raises:
         RecipeError: A part is missing or unknown, batches would hold no request, `label_smoothing` is outside [0, 1)
-            or given with an estimator, or a segment is no categorical of the schema.
+            or given with an estimator, or a segment is no categorical of the schema (for `calibrate_by`, no feature).
 
     >>> from rankwell.data.split import TimeSplit
     >>> from rankwell.models.wide_deep import Logistic
@@ -118,6 +121,7 @@ class Recipe:
     num_requests: int = 256
     down_sampling: DownSampling | None = None
     calibrate: FitCalibrator = fit_isotonic
+    calibrate_by: tuple[str, ...] = ()
     label_smoothing: float = 0.0
     segments: tuple[str, ...] = ()
     notes: str = ""
@@ -145,6 +149,12 @@ class Recipe:
         unknown = sorted(set(self.segments) - set(known))
         if unknown:
             raise RecipeError(f"recipe {self.name!r} reports by unknown segments", found=unknown, allowed=known)
+        unknown = sorted(set(self.calibrate_by) - set(known_segments(self.schema)))
+        if unknown:
+            raise RecipeError(
+                f"recipe {self.name!r} calibrates by what is not there when a request is ranked", found=unknown,
+                allowed=known_segments(self.schema), do="name features that are categorical, from coarse to fine",
+            )  # fmt: skip
 
     def logs(self, data: Path) -> dict[Part, RequestLog]:
         """The log of each part; parts that come from one place share one log, whose times are then read once.

@@ -12,9 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
-import torch
-from torch import Tensor
-
 from rankwell.calibration.calibrator import Calibrator
 from rankwell.calibration.uncalibrated import Uncalibrated
 from rankwell.data.split import Part
@@ -143,14 +140,21 @@ def train(
     del batches, tune  # and the decoded requests that they may keep
     clock.lap("train")
     held_out = recipe.batches_of(logs["calibrate"], "calibrate", seed=None)
-    predictions = predict(model, held_out)
-    calibrators = calibrate(recipe.calibrate, predictions, recipe.schema, recipe.label_smoothing)
+    predictions = predict(model, held_out, recipe.calibrate_by)
+    calibrators = calibrate(
+        recipe.calibrate, predictions, recipe.schema, recipe.label_smoothing, by=recipe.calibrate_by
+    )
     clock.lap("calibrate")
     return Trained(model, calibrators, history, clock.seconds, seed)
 
 
 def calibrate(
-    fit_calibrator: FitCalibrator, held_out: Predictions, schema: Schema, label_smoothing: float
+    fit_calibrator: FitCalibrator,
+    held_out: Predictions,
+    schema: Schema,
+    label_smoothing: float,
+    *,
+    by: Sequence[str] = (),
 ) -> dict[str, Calibrator]:
     """A calibrator for each action, on its observed labels, after label smoothing is undone.
 
@@ -159,10 +163,12 @@ def calibrate(
         held_out: Of the calibrate split.
         schema: Names the actions.
         label_smoothing: ε that the model was trained with.
+        by: Segment columns of `held_out` that it is fitted by, from coarse to fine.
 
     Raises:
         CalibrationError: An action cannot be calibrated, because it has one class only in `held_out`.
 
+    >>> import torch
     >>> from rankwell.calibration.platt import fit_platt
     >>> from rankwell.schema import Action
     >>> logits_C, labels_C = torch.tensor([-1.0, 0.0, 0.5, 1.0]), torch.tensor([0.0, 1.0, 0.0, 1.0])
@@ -175,10 +181,10 @@ def calibrate(
     """
     calibrators = {}
     for index, action in enumerate(schema.actions):
-        logits_C, labels_C, weights_C, _ = held_out.of_action(index)
+        logits_C, labels_C, weights_C, known_C = held_out.of_action(index)
         logits_C = undo_label_smoothing(logits_C, label_smoothing)
         try:
-            calibrators[action.name] = fit_calibrator(logits_C, labels_C, weights_C, _no_segments(len(logits_C)))
+            calibrators[action.name] = fit_calibrator(logits_C, labels_C, weights_C, held_out.segments_CS(by)[known_C])
         except CalibrationError as error:
             raise CalibrationError(
                 f"action {action.name!r} cannot be calibrated: {error.what}",
@@ -223,15 +229,17 @@ def judge(
                 found=sorted(calibrators),
                 do="judge with the recipe that the calibrators were fitted by",
             )
-    predictions = predict(model, recipe.batches(part, data, seed=None), recipe.segments)
+    columns = dict.fromkeys((*recipe.segments, *recipe.calibrate_by))
+    predictions = predict(model, recipe.batches(part, data, seed=None), tuple(columns))
+    segments_CS = predictions.segments_CS(recipe.calibrate_by)
 
     def judged(index: int, calibrator: Calibrator) -> Evaluation:
         logits_C, labels_C, weights_C, known_C = predictions.of_action(index)
         logits_C = undo_label_smoothing(logits_C, recipe.label_smoothing)
         gains_C = predictions.gains.get(actions[index])
-        segments = predictions.segments if index == 0 else {}
+        segments = {name: predictions.segments[name] for name in recipe.segments} if index == 0 else {}
         return evaluate(
-            calibrator(logits_C, _no_segments(len(logits_C))),
+            calibrator(logits_C, segments_CS[known_C]),
             logits_C,
             labels_C,
             weights_C,
@@ -276,7 +284,3 @@ class _Stopwatch:
         now = time.perf_counter()
         self.seconds[stage] = now - self._since
         self._since = now
-
-
-def _no_segments(num_candidates: int) -> Tensor:
-    return torch.zeros(num_candidates, 0, dtype=torch.int64)
