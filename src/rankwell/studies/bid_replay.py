@@ -69,7 +69,7 @@ def study_bid_replay(file: Path, *, seed: int = 0, say: Callable[[str], None] = 
     shown = Table(title=f"{len(click_C) - half:,} auctions replayed at second price, {num_clicks} clicks in all")
     for heading in ("value of a click", "bids by", "won", "clicks", "surplus by clicks, 95 %", "surplus by p, 95 %"):
         shown.add_column(heading, justify="left" if heading == "bids by" else "right")
-    curves: dict[str, list[float]] = {"given": [], "recalibrated": []}
+    curves: dict[str, list[tuple[float, float, float]]] = {"given": [], "recalibrated": []}
     differences = []
     rng = np.random.default_rng(seed)
     drawn_D = [np.bincount(rng.integers(0, len(click_C) - half, len(click_C) - half)) for _ in range(_NUM_DRAWS)]
@@ -88,7 +88,8 @@ def study_bid_replay(file: Path, *, seed: int = 0, say: Callable[[str], None] = 
                 key = f"value × {multiple:g}/{name}/surplus by {kind}"
                 numbers |= {key: float(gain_C.sum()), f"{key}/low": float(low), f"{key}/high": float(high)}
                 cells.append(f"{gain_C.sum():,.0f} [{low:,.0f}, {high:,.0f}]")
-            curves[name].append(float(by_clicks_C.sum()))
+            key = f"value × {multiple:g}/{name}/surplus by clicks"
+            curves[name].append((numbers[key], numbers[f"{key}/low"], numbers[f"{key}/high"]))
             shown.add_row(f"{value:,.0f}", name, f"{won_C.mean():.1%}", f"{int(click_C[second][won_C].sum())}", *cells)
         gap_C = surplus["recalibrated"] - surplus["given"]
         low, high = np.quantile([times_C @ gap_C for times_C in drawn_DC], [0.025, 0.975])
@@ -106,12 +107,18 @@ def study_bid_replay(file: Path, *, seed: int = 0, say: Callable[[str], None] = 
     panel = Panel(
         title="surplus by clicks", x_label="value of a click, × its cost in the first half",
         y_label="surplus, price units",
-        lines=tuple(Line(name=name, x=_VALUES, y=values) for name, values in curves.items()), is_log_x=True,
+        lines=tuple(
+            Line(name=name, x=_VALUES, y=y, low=low, high=high)
+            for name, of in curves.items()
+            for y, low, high in [tuple(zip(*of, strict=True))]
+        ),
+        is_log_x=True, x_names={value: f"{value:g}" for value in _VALUES},
     )  # fmt: skip
     chart = Chart(
         name="replay",
         title="Bids replayed",
-        caption="What the second half would have left after paying market prices, by the clicks that came.",
+        caption="What the second half would have left after paying market prices, by the clicks that came; 95 % "
+        "intervals of the auctions drawn again.",
         description="Surplus against the value of a click, for given and recalibrated probabilities.",
         panels=(panel,),
     )

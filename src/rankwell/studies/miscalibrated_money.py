@@ -182,8 +182,8 @@ def _ece_table(markets: Sequence[_Ads], numbers: dict[str, float]) -> Table:
 
 
 def _chart(money: Mapping[tuple[str, str, float], _Money]) -> Chart:
-    def panel(title: str, of: Callable[[str, float], float]) -> Panel:
-        lines = tuple(Line(name=name, x=_FACTORS, y=[of(name, f) for f in _FACTORS]) for name in AUCTIONS)
+    def panel(title: str, of: Callable[[str, float], float], names: Mapping[str, str]) -> Panel:
+        lines = tuple(Line(name=shown, x=_FACTORS, y=[of(name, f) for f in _FACTORS]) for name, shown in names.items())
         return Panel(
             title=title,
             x_label="factor on the odds",
@@ -202,16 +202,18 @@ def _chart(money: Mapping[tuple[str, str, float], _Money]) -> Chart:
     def value(name: str, factor: float) -> float:
         return 100 * money["one ad in ten", name, factor].value / money["one ad in ten", name, 1.0].value
 
+    each = {name: name for name in AUCTIONS}
     return Chart(
         name="money",
         title="Whom miscalibration costs",
         caption="All in % of the value that is sold at right probabilities (the upright line). Left: what advertisers "
         "pay when all odds are wrong by one factor. Middle: what is left to them. Right: the value that is sold when "
-        "the odds of one ad in ten are wrong: above 1 it takes slots from better ads, below it loses its own.",
+        "the odds of one ad in ten are wrong, alike in all auctions: above 1 it takes slots from better ads, below it "
+        "loses its own.",
         description="Spend, surplus and value against a factor on the odds, for three auctions.",
         panels=(
-            panel("all ads: spend", spend),
-            panel("all ads: surplus", surplus),
-            panel("one ad in ten: value sold", value),
+            panel("all ads: spend", spend, each),
+            panel("all ads: surplus", surplus, each),
+            panel("one ad in ten: value sold", value, {"first price": "in all three"}),
         ),
     )
