@@ -25,7 +25,7 @@ from rankwell.models.next_item import NextItem, NextItemSettings
 from rankwell.schema import Action, Categorical, Numeric, Schema, Sequence, TableSpec
 from rankwell.tables.adagrad import RowWiseAdaGrad
 from rankwell.tables.loan import IdColumn
-from rankwell.types import Batch
+from rankwell.types import Batch, Events
 
 WIDTH = 8
 EVERY_ITEM = IdColumn("item", torch.arange(20))
@@ -78,29 +78,30 @@ def test_a_logit_is_the_product_of_the_state_and_the_row() -> None:
         assert torch.allclose(model(batch.features).squeeze(1), torch.tensor(by_hand), atol=1e-6)
 
 
-def test_to_begin_with_the_history_reads_a_row_as_it_is() -> None:
-    model = NextItem(schema_of(), NumericStatistics(), SETTINGS, seed=0)
-    row_1D = torch.arange(WIDTH, dtype=torch.float32).unsqueeze(0)
-    assert torch.allclose(model.history.project(row_1D), math.sqrt(WIDTH) * row_1D)
+def test_the_history_reads_a_row_as_it_is() -> None:
+    bare = NextItemSettings(history=HistorySettings(width=WIDTH, num_heads=2, num_layers=0, knows_order=False))
+    model = model_of(settings=bare)
+    rows_HD = model.item_vectors(torch.tensor([1, 2, 3])) / model.scale[:, 0]
+    event_HD = model.encode(batch_of([[1, 2, 3]], [[4]]).features).event_HD["history"]
+    assert torch.allclose(event_HD, model.history.layers.norm(math.sqrt(WIDTH) * rows_HD), atol=1e-6)
+    assert model.history.project is None  # nothing else is known of an event
 
 
-def test_what_stands_beside_the_item_in_an_event_keeps_its_weights() -> None:
+def test_what_stands_beside_the_item_in_an_event_is_mapped_and_added() -> None:
     fields = (
         Categorical(name="kind", on="event", num_ids=3),
         Categorical(name="item", on="event", table="item"),
         Categorical(name="place", on="event", num_ids=3),
     )
-    model = NextItem(
-        schema_of(sequences=(Sequence(name="history", fields=fields, time=None),)),
-        NumericStatistics(),
-        SETTINGS,
-        seed=0,
-    )
-    kind, item, place = model.history.project.weight.detach().split(WIDTH, dim=1)
-    assert torch.equal(item, torch.eye(WIDTH) * math.sqrt(WIDTH))
-    for block in (kind, place):
-        assert block.ne(0).all()
-        assert block.abs().max() < 1
+    schema = schema_of(sequences=(Sequence(name="history", fields=fields, time=None),))
+    history = NextItem(schema, NumericStatistics(), SETTINGS, seed=0).history
+    assert history.project is not None
+    kind_HD, item_HD, place_HD = (torch.randn(4, WIDTH) for _ in fields)
+    events = Events({}, torch.tensor([0, 4]))
+    expected = history(torch.cat([kind_HD, item_HD, place_HD], dim=1), events).states_RTD
+    x_HD = math.sqrt(WIDTH) * item_HD + history.project(torch.cat([kind_HD, place_HD], dim=1))
+    history.project, history._own_at = None, 0
+    assert torch.allclose(history(x_HD / math.sqrt(WIDTH), events).states_RTD, expected, atol=1e-5)
 
 
 def test_a_state_knows_nothing_of_later_events() -> None:
@@ -168,6 +169,7 @@ def test_an_unknown_item_reads_the_default_row() -> None:
     model = model_of(schema)
     one, other = model.item_vectors(torch.tensor([10**12, 77]))
     assert torch.equal(one, other)
+    assert not one.any()  # no id was ever dropped to it
     assert model.known_items().tolist() == list(range(20))
 
 

@@ -10,6 +10,7 @@ rate prediction", KDD (a candidate asks).
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, final
@@ -109,17 +110,28 @@ class HistoryEncoder(nn.Module):
         sequence: Its name.
         row_width: W.
         settings: See `HistorySettings`.
+        own_at: Where among an event's rows the one begins that goes round the linear layer: it is added as it is, √D
+            times (Vaswani et al. 2017, §3.4), and as wide as the model. None has every row go through it.
     """
 
     def __init__(
-        self, schema: Schema, statistics: NumericStatistics, sequence: str, *, row_width: int, settings: HistorySettings
+        self,
+        schema: Schema,
+        statistics: NumericStatistics,
+        sequence: str,
+        *,
+        row_width: int,
+        settings: HistorySettings,
+        own_at: int | None = None,
     ) -> None:
         super().__init__()
         declared = next(declared for declared in schema.sequences if declared.name == sequence)
         self.width, self._longest = settings.width, declared.max_length
         num_ids = sum(isinstance(field, Categorical) for field in declared.fields)
         self.inputs = EventInputs(schema, statistics, sequence)
-        self.project = nn.Linear(num_ids * row_width + self.inputs.width, self.width)
+        self._own_at = own_at
+        mapped_width = num_ids * row_width + self.inputs.width - (0 if own_at is None else self.width)
+        self.project = nn.Linear(mapped_width, self.width) if mapped_width else None
         self.null = nn.Parameter(torch.randn(self.width) * self.width**-0.5)
         # by recency: the newest event is 0, however long the history
         self.order = nn.Parameter(torch.randn(self._longest + 1, self.width) * 0.02) if settings.knows_order else None
@@ -141,8 +153,7 @@ class HistoryEncoder(nn.Module):
             watched: Told what the heads attend to.
         """
         padding = Padding(events.offsets, num_free=1)
-        x_HD = self.project(torch.cat([event_HW, self.inputs(events)], dim=1))
-        x_RTD = padding.pad(x_HD)
+        x_RTD = padding.pad(self._read(event_HW, self.inputs(events)))
         is_null_T1 = (torch.arange(x_RTD.shape[1]) == 0).unsqueeze(1)
         x_RTD = torch.where(is_null_T1, self.null, x_RTD)
         if self.order is not None:
@@ -151,6 +162,19 @@ class HistoryEncoder(nn.Module):
         request_R = torch.arange(len(x_RTD))
         with nullcontext() if watched is None else watched.over(self.layers, padding, request_B=request_R):
             return EncodedHistory(self.layers(x_RTD, padding.valid_BL), padding)
+
+    def _read(self, event_HW: Tensor, numeric_HN: Tensor) -> Tensor:
+        """H × D, each event alone."""
+        if self._own_at is None:
+            return self._mapped(event_HW, numeric_HN)
+        before_HW, own_HD, after_HW = event_HW.tensor_split((self._own_at, self._own_at + self.width), dim=1)
+        own_HD = own_HD * math.sqrt(self.width)
+        return own_HD if self.project is None else own_HD + self._mapped(before_HW, after_HW, numeric_HN)
+
+    def _mapped(self, *blocks: Tensor) -> Tensor:
+        assert self.project is not None
+        mapped: Tensor = self.project(torch.cat(blocks, dim=1))
+        return mapped
 
 
 @final

@@ -39,7 +39,9 @@ class NextItemSettings(ModelSettings):
         history: How the history of items is encoded; its width is that of all vectors and rows, and it is causal.
         scale: Where the weights a of a vector's numbers start.
         init_scale: Rows start uniform in ± this. The history reads them √width times as large.
-        default_rate, admission: As in `rankwell.models.wide_deep.LogisticSettings`.
+        default_rate, admission: As in `rankwell.models.wide_deep.LogisticSettings`. An item dropped to the default row
+            is still what came next, so that row learns to rank as an item of average popularity; at 0 it stays 0,
+            and so does the logit of an item that training never met.
     """
 
     history: HistorySettings = HistorySettings()
@@ -57,9 +59,9 @@ class NextItem(Model):
     request (of other sequences the means of their rows); v is the item's row, the same that the history reads, plus a
     linear map of all else that is known of the candidate. Distances belong to neither, and are left out.
 
-    To begin with, the history reads an item's row as it is, √width times (Vaswani et al. 2017, §3.4): so what stands
-    near each other among the events stands near each other among the candidates from the first step on. Behind a map
-    drawn at random the same model lost 12 to 28 % of its nDCG; see RESEARCH_LOG.md.
+    The history reads an item's row as it is, √width times (Vaswani et al. 2017, §3.4), plus a linear map of all else
+    that is known of the event: so what stands near each other among the events stands near each other among the
+    candidates. Behind a map drawn at random the same model lost 12 to 28 % of its nDCG; see RESEARCH_LOG.md.
 
     ``Encoded.event_HD`` is the state after each event, so that every position can be trained
     (`rankwell.training.next_item.NextItemObjective`). It is of the history alone: what else is known of a request is
@@ -106,8 +108,10 @@ class NextItem(Model):
             )  # fmt: skip
             self.tables = {"items": rows}
             self.rows = RowLookup(columns, rows)
-            self.history = HistoryEncoder(schema, statistics, self.sequence, row_width=width, settings=settings.history)
-            _read_as_it_is(self.history.project, self._place_of(event_field) * width)
+            self.history = HistoryEncoder(
+                schema, statistics, self.sequence, row_width=width, settings=settings.history,
+                own_at=self._place_of(event_field) * width,
+            )  # fmt: skip
             self.on_request = NumericInputs(schema, statistics, "request")
             self.on_candidate = NumericInputs(schema, statistics, "candidate")
             others = sum(len(of) for name, of in columns.event_tables.items() if name != self.sequence)
@@ -217,11 +221,3 @@ def sequence_of_items(schema: Schema) -> tuple[str, str, str]:
         allowed=f"a sequence with a field that reads table {item.table_name!r}, as the item does",
         do=f"declare the events' item with table={item.table_name!r}",
     )
-
-
-@torch.no_grad()
-def _read_as_it_is(project: nn.Linear, at: int) -> None:
-    """Let a layer begin as √width times the row that stands from `at` on; what stands beside it keeps its weights."""
-    width = project.out_features
-    project.weight[:, at : at + width] = torch.eye(width) * width**0.5
-    project.bias.zero_()

@@ -29,7 +29,7 @@ SEQUENCES: Final = Schema(
     tables=(TableSpec(name="item", growing=True),),
     sequences=(
         Sequence(
-            name="history", fields=(Categorical(name="item", on="event", table="item"),), time=None, max_length=50
+            name="history", fields=(Categorical(name="item", on="event", table="item"),), time=None, max_length=200
         ),
     ),
     actions=(Action(name="next"),),
@@ -37,7 +37,7 @@ SEQUENCES: Final = Schema(
     request_id=None,
     time=None,
 )
-"""Members, the items of their latest 50 events, and the item that came next."""
+"""Members, the items of their latest 200 events, and the item that came next."""
 
 
 def next_item_recipe(name: str, file: str) -> Recipe:
@@ -53,7 +53,10 @@ def next_item_recipe(name: str, file: str) -> Recipe:
     >>> next_item_recipe("films", "film_sequences.parquet").loop.monitor
     NextItemNdcg(k=10)
     """
-    settings = NextItemSettings(history=HistorySettings(width=64, num_layers=2, num_heads=2, dropout=0.5))
+    settings = NextItemSettings(
+        history=HistorySettings(width=64, num_layers=2, num_heads=2, dropout=0.5),
+        default_rate=0.0,  # a learned default row puts items never met above most of those that were
+    )
     held_out = HashSplit(train=0.0, tune=0.8, calibrate=0.2, test=0.0, seed=0)
 
     def part(split: Split, convert: Callable[[ItemSequences], pa.Table]) -> LogPart:
@@ -71,7 +74,9 @@ def next_item_recipe(name: str, file: str) -> Recipe:
         },
         build=lambda statistics, seed: NextItem(SEQUENCES, statistics, settings, seed=seed),
         objective=lambda schema: NextItemObjective(
-            schema, PointwiseObjective(schema, softmax_cross_entropy), num_negatives=4096
+            schema,
+            PointwiseObjective(schema, softmax_cross_entropy),
+            num_negatives=32_768,  # all items of most catalogues, and a bound on what a step costs
         ),
         optimizers=OptimizerPlan(dense=DenseAdamW(learning_rate=1e-3), default_rows=LazyAdam(learning_rate=1e-3)),
         loop=LoopSettings(
