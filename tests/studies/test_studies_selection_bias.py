@@ -44,6 +44,7 @@ def test_the_cost_of_selection_and_what_is_closed(made: StudyResult) -> None:
     assert numbers["latent/naive, told the score/over_uniform/mean"] == pytest.approx(0.01)
     assert numbers["own features/IPW/saved/mean"] == pytest.approx(-0.001)
     assert numbers["latent/effective_share"] == 0.4
+    assert "own features/IPW/closed" not in numbers  # of a cost that is not sure there are no shares
     first, second, *_, last = made.finding.splitlines()
     assert "(sought: 0.005): reached. IPW closes 60% and DR closes 40% of it" in first
     assert first.endswith("(sought: 50% by one of them): reached.")
@@ -61,6 +62,8 @@ def test_what_retrieval_did_to_seniority_is_what_is_gone_without_it(made: StudyR
 def test_a_tilt_counts_clicks_and_not_executives() -> None:
     ratio_S = np.where(STEP_S == 7, 20.0, np.exp(0.1 * STEP_S))
     assert Outcome(0.0, ratio_S, np.ones(8)).tilt == pytest.approx(0.1)
+    without_S = np.where(STEP_S == 3, 0.0, 1.0)  # no job of this seniority
+    assert Outcome(0.0, without_S * ratio_S, without_S).tilt == pytest.approx(0.1)
     odd_S = np.where(STEP_S == 0, 3.0, 1.0)
     rare, usual = (Outcome(0.0, true_S * odd_S, true_S).tilt for true_S in (np.where(STEP_S == 0, 1e-6, 1), np.ones(8)))
     assert rare == pytest.approx(0, abs=1e-5)

@@ -50,8 +50,10 @@ class Outcome:
 
     @property
     def ratio_S(self) -> Floats:
-        """The same by seniority."""
-        return self.predicted_S / self.true_S
+        """The same by seniority; NaN where there is no job of it."""
+        ratio_S: Floats = np.full(len(self.true_S), np.nan)
+        np.divide(self.predicted_S, self.true_S, out=ratio_S, where=self.true_S > 0)
+        return ratio_S
 
     @property
     def tilt(self) -> float:
@@ -61,7 +63,7 @@ class Outcome:
         >>> round(Outcome(0.0, growing_S, np.ones(8)).tilt, 6)
         0.1
         """
-        step_S = np.arange(_MOST_SENIOR + 1)
+        step_S = np.flatnonzero(self.true_S[: _MOST_SENIOR + 1] > 0)
         slope, _ = np.polyfit(step_S, np.log(self.ratio_S[step_S]), 1, w=np.sqrt(self.true_S[step_S]))
         return float(slope)
 
@@ -110,7 +112,7 @@ def result_of(latent: Sequence[Found], own: Sequence[Found], *, clip: float) -> 
         ),
         "\n".join(
             [
-                _with_latent(numbers, latent),
+                _with_latent(latent),
                 _without_latent(own),
                 _seniority(latent, tilts, from_retrieval),
                 _price(latent, clip),
@@ -148,7 +150,8 @@ def _numbers(found: Sequence[Found]) -> dict[str, float]:
             numbers |= {f"{name}/over_uniform/{end}": v for end, v in _over_like(found, name).numbers().items()}
     for name in _MENDED:
         numbers |= {f"{name}/saved/{end}": value for end, value in _over(found, "naive", name).numbers().items()}
-        numbers[f"{name}/closed"] = _closed(found, name)
+        if _over(found, "naive", "uniform").is_sure:
+            numbers[f"{name}/closed"] = _closed(found, name)
     numbers["effective_share"] = float(np.mean([one.effective_rows / one.num_rows for one in found]))
     numbers["rows"] = float(np.mean([one.num_rows for one in found]))
     return numbers
@@ -160,12 +163,13 @@ def _levels(found: Sequence[Found], title: str) -> Table:
         table.add_column(heading, justify="left" if heading == "trained" else "right")
     for name in found[0].outcomes:
         is_mended = name in _MENDED
+        is_closed = is_mended and _over(found, "naive", "uniform").is_sure
         table.add_row(
             name,
             shown(_losses(found, name), 5),
             "" if name in ("uniform", UNIFORM_TOLD) else str(_over_like(found, name)),
             str(_over(found, "naive", name)) if is_mended else "",
-            f"{_closed(found, name):.0%}" if is_mended else "",
+            f"{_closed(found, name):.0%}" if is_closed else "",
             shown([one.outcomes[name].ratio for one in found], 3),
         )
     return table
@@ -188,9 +192,9 @@ def _mean_ratios(found: Sequence[Found], name: str) -> Floats:
     return ratios
 
 
-def _with_latent(numbers: Mapping[str, float], found: Sequence[Found]) -> str:
+def _with_latent(found: Sequence[Found]) -> str:
     gap = _over(found, "naive", "uniform")
-    closed = {name: numbers[f"latent/{name}/closed"] for name in _MENDED}
+    closed = {name: _closed(found, name) for name in _MENDED}
     shares = " and ".join(f"{name} closes {share:.0%}" for name, share in closed.items())
     return (
         f"With a latent in retrieval and clicks the naive model costs {gap} nats over one of uniform rows "
