@@ -32,7 +32,7 @@ SMALL_off_policy := --rows 100000 1000000 --repeats 1
 SMALL_off_policy_coverage := --logs 50
 SMALL_examination := --requests 8000 --seeds 1
 SMALL_calibration_speed := --points 200000 --rounds 1 --without-peers
-SMALL_segment_calibration := --rows 50000 --seeds 1 --without-peers
+SMALL_segment_calibration := --rows 50000 --seeds 1 --samples 5 --without-peers
 BENCHMARKS := $(patsubst benchmarks/%.py,out/bench/%.json,$(wildcard benchmarks/*.py))
 
 .PHONY: help demo test test-slow sanitize check bench docs clean

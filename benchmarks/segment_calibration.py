@@ -6,7 +6,11 @@ million fresh rows, beside that of the true probabilities. Segments whose calibr
 are counted on the first 100,000 of them, a fifth of the rows of the fit, and on the first 500,000, where the error of
 the fit is as large as the noise of the rows: even the likeliest lines are then outside more often than 1 in 20.
 
-    python benchmarks/segment_calibration.py [--json FILE] [--without-peers] [--rows N] [--seeds N] [--threads N]
+Where segments do not differ a tree can only lose to the one line of all. How often it leaves it, and what that costs in
+expected log loss, is counted over small samples without slopes and offsets.
+
+    python benchmarks/segment_calibration.py [--json FILE] [--without-peers] [--rows N] [--seeds N] [--samples N]
+                                             [--threads N]
 """
 
 from __future__ import annotations
@@ -17,11 +21,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from contenders.environment import python_of
 from contenders.findings import Findings
 from contenders.turns import Contender, Figures, take_turns
+from rankwell.calibration.platt import fit_platt
+from rankwell.calibration.segment_tree import fit_segment_tree
 from rankwell.evaluation.calibration_ratio import calibration_ratios_by_group
 from rankwell.evaluation.sample import Groups, Sample
 
@@ -78,6 +85,32 @@ def compare(seed: int, given: argparse.Namespace, folder: Path) -> tuple[Columns
     return fresh, take_turns(contenders, rounds=given.rounds, num_steps=1, warm_up=1), predictions
 
 
+def without_differences(findings: Findings, given: argparse.Namespace) -> None:
+    """Samples whose segments do not differ: what the tree loses to the line of all rows."""
+    nothing_G = {"slopes": np.ones(NUM_SEGMENTS), "offsets": np.zeros(NUM_SEGMENTS)}
+    for num in (5_000, 50_000):
+        lost = []
+        for seed in range(given.samples):
+            rng = np.random.default_rng(seed)
+            of_segments = {"shares": rng.dirichlet(np.ones(NUM_SEGMENTS)), **nothing_G}
+            rows, fresh = drawn(rng, num, of_segments), drawn(rng, 20_000, of_segments)
+            columns = (rows["logits"], rows["labels"], np.ones(num), rows["segments"][:, None])
+            logits_C, labels_C, weights_C, segments_CS = map(torch.from_numpy, columns)
+            expected = []
+            for fit in (fit_segment_tree, fit_platt):
+                calibrator = fit(logits_C, labels_C, weights_C, segments_CS)
+                asked = torch.from_numpy(fresh["logits"]), torch.from_numpy(fresh["segments"])[:, None]
+                p_C = calibrator(*asked).numpy()
+                expected.append(-(fresh["true"] * np.log(p_C) + (1 - fresh["true"]) * np.log(1 - p_C)).mean())
+            lost.append(expected[0] - expected[1])
+        case = f"no differences, {num:,} rows"
+        findings.add(
+            f"{case}: samples of {given.samples} that leave the common line", sum(abs(d) > 1e-12 for d in lost)
+        )
+        findings.add(f"{case}: log loss above that of the common line, mean", float(np.mean(lost)), "nats")
+        findings.add(f"{case}: log loss above that of the common line, most", max(lost), "nats")
+
+
 def main() -> None:
     """Measure all seeds and print them."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,6 +118,7 @@ def main() -> None:
     arguments.add_argument("--without-peers", action="store_true", help="no MCGrad, and no environment for it")
     arguments.add_argument("--rows", type=int, default=500_000, help="to fit on")
     arguments.add_argument("--seeds", type=int, default=5, help="generators; MCGrad sees the first one only")
+    arguments.add_argument("--samples", type=int, default=100, help="without differences")
     arguments.add_argument("--threads", type=int, default=1, help="of each contender")
     arguments.add_argument(
         "--rounds", type=int, default=1, help="of which the median is printed, after one that does not count"
@@ -117,6 +151,7 @@ def main() -> None:
                 findings.add(f"segment tree's log loss less {peer}'s", difference, "nats", at_most=0)
                 ratio = figures["segment tree"].wall_ms / figures[peer].wall_ms
                 findings.add(f"segment tree's time / {peer}'s", ratio, at_most=1 / 20)
+    without_differences(findings, given)
     findings.print()
     findings.write(given.json)
 
