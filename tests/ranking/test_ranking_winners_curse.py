@@ -73,7 +73,7 @@ def test_weight_two_is_a_row_twice_and_weight_none_no_row() -> None:
     labels_C = sample.labels_C.clone()
     labels_C[1::3] = torch.nan  # absent
     weighted = fit(labels_C, weights_C)
-    halved = fit(labels_C, weights_C / 2, prior_rows=5.0)
+    halved = fit(labels_C, weights_C / 2, prior_rows=50.0)
     np.testing.assert_allclose(weighted.weights_BP, halved.weights_BP, atol=1e-4)
 
 
@@ -124,3 +124,17 @@ def test_impossible_settings_are_refused() -> None:
     ):  # fmt: skip
         with pytest.raises(RecipeError):
             wrong()
+
+
+def test_a_small_sample_does_not_do_worse_than_plain_isotonic() -> None:
+    settings = CurseSettings(noise=0.3, fewest_sightings=3, most_sightings=30_000, fewest=50, most=50)
+    errors: dict[str, list[float]] = {"isotonic": [], "corrected": []}
+    for seed in range(4):
+        sample, fresh = (cursed_requests(settings, 300, seed=10 * seed + i) for i in range(2))
+        num = len(sample.logits_C)
+        isotonic = fit_isotonic(sample.logits_C, sample.labels_C, torch.ones(num), torch.zeros(num, 0))
+        plain_C = isotonic(fresh.logits_C, torch.zeros(num, 0))
+        errors["isotonic"].append(abs(served_ratio(plain_C, fresh, k=5) - 1))
+        errors["corrected"].append(abs(served_ratio(torch.sigmoid(corrected(fitted(sample), fresh)), fresh, k=5) - 1))
+    assert np.mean(errors["corrected"]) < np.mean(errors["isotonic"])
+    assert max(errors["corrected"]) < 0.2

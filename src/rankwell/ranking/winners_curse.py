@@ -19,6 +19,8 @@ import torch
 from scipy.special import expit, ndtri
 from torch import Tensor
 
+from rankwell.calibration.logistic_line import most_likely_line
+from rankwell.calibration.sample import CalibrationSample
 from rankwell.errors import CalibrationError
 
 __all__ = ["WinnersCurseCorrection", "fit_winners_curse"]
@@ -111,9 +113,9 @@ def fit_winners_curse(
     uncertainty_C: Tensor,
     bids_C: Tensor,
     request_C: Tensor,
-    prior_rows: float = 10.0,
+    prior_rows: float = 100.0,
 ) -> WinnersCurseCorrection:
-    """The most likely correction, by ridge logistic regression that is pulled towards changing nothing.
+    """The most likely correction, by logistic regression that is pulled towards one line for all.
 
     The sample must not be chosen by what it corrects: all that was scored, where labels are known for all (a
     simulation, a counterfactual log), or traffic shown by chance, weighted by 1 / propensity.
@@ -123,7 +125,8 @@ def fit_winners_curse(
         labels_C: 0 or 1, both.
         weights_C: ≥ 0.
         uncertainty_C, bids_C, request_C: See `WinnersCurseCorrection.corrected_logits`.
-        prior_rows: How many rows the prior weighs, ≥ 0: t = z at each knot, each parameter with a normal prior of sd 1.
+        prior_rows: How many rows of the sample's kind the prior weighs at each knot, ≥ 0. Its mode is the most likely
+            line of all rows, without a curve or bids: a small sample gives not much more than Platt's calibrator.
 
     Raises:
         CalibrationError: The columns cannot be used, only one label is there, or nothing has weight.
@@ -146,22 +149,73 @@ def fit_winners_curse(
     knots_B = np.unique(np.quantile(columns.log_uncertainty_C[kept_C], np.linspace(0.02, 0.98, _NUM_KNOTS)))
     centre = float(np.average(columns.logits_C, weights=weight_C))
     lowest, highest = (np.quantile(columns.logits_C[kept_C], [0.001, 0.999]) - centre).tolist()
-    at_rest_BP = np.tile([centre, 1.0, 0.0, 0.0], (len(knots_B), 1))
+    nowhere_C = torch.zeros(len(label_C), 0, dtype=torch.int64)
+    slope, offset = most_likely_line(CalibrationSample.checked(logits_C, labels_C, weights_C, nowhere_C))
+    at_rest_BP = np.tile([offset + slope * centre, slope, 0.0, 0.0], (len(knots_B), 1))
     form = WinnersCurseCorrection(knots_B, at_rest_BP, centre, lowest, highest)
-    prior, theta = at_rest_BP.ravel(), at_rest_BP.ravel().copy()
+    cost = _Cost(form, columns, label_C, weight_C, at_rest_BP.ravel(), prior_rows)
+    theta, here = at_rest_BP.ravel(), cost.at(at_rest_BP.ravel())
     for _ in range(_MOST_STEPS):
-        gradient, curvature = prior_rows * (theta - prior), prior_rows * np.eye(len(theta))
-        for start in range(0, len(label_C), _BLOCK_ROWS):
-            here = slice(start, start + _BLOCK_ROWS)
-            design = form.design(columns, here)
-            p_C = expit(design @ theta)
-            gradient += design.T @ (weight_C[here] * (p_C - label_C[here]))
-            curvature += design.T @ (design * (weight_C[here] * np.maximum(p_C * (1 - p_C), 1e-9))[:, None])
-        step = np.linalg.solve(curvature, gradient)
-        theta -= step * min(1.0, 5.0 / max(float(np.abs(step).max()), 1e-300))
-        if float(gradient @ step) < 1e-9 * max(positives, 1.0):
+        step = np.linalg.solve(here.curvature, here.gradient)
+        decrement = float(here.gradient @ step)
+        if decrement < 1e-9 * max(positives, 1.0):
             break
+        length = 1.0
+        there = cost.at(theta - step)
+        while there.value > here.value - 1e-4 * length * decrement and length > 1e-6:  # Armijo
+            length /= 2
+            there = cost.at(theta - length * step)
+        theta, here = theta - length * step, there
     return WinnersCurseCorrection(knots_B, theta.reshape(at_rest_BP.shape), centre, lowest, highest)
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class _Point:
+    value: float
+    gradient: Floats
+    curvature: Floats
+
+
+@final
+class _Cost:
+    """Σ w·ℓ and the prior: a normal one that weighs as much as so many rows of the sample, in each parameter."""
+
+    def __init__(
+        self,
+        form: WinnersCurseCorrection,
+        columns: _Columns,
+        label_C: Floats,
+        weight_C: Floats,
+        mode: Floats,
+        prior_rows: float,
+    ) -> None:
+        self._form, self._columns, self._label_C, self._weight_C, self._mode = form, columns, label_C, weight_C, mode
+        z_C = columns.logits_C - form.centre
+        p_C = expit(mode[0] + mode[1] * z_C)
+        information_C = weight_C * p_C * (1 - p_C)
+        own_CP = (np.ones_like(z_C), z_C, columns.bid_ranks_C, np.clip(z_C, form.lowest, form.highest) ** 2)
+        total = float(weight_C.sum())
+        squares_P = [float(information_C @ own_C**2) / total for own_C in own_CP]
+        self._precision = prior_rows * np.tile(np.maximum(squares_P, 1e-12), len(form.knots_B))
+
+    def at(self, theta: Floats) -> _Point:
+        apart = theta - self._mode
+        value = 0.5 * float(apart @ (self._precision * apart))
+        gradient, curvature = self._precision * apart, np.diag(self._precision)
+        for start in range(0, len(self._label_C), _BLOCK_ROWS):
+            here = slice(start, start + _BLOCK_ROWS)
+            design, weight_C, label_C = (
+                self._form.design(self._columns, here),
+                self._weight_C[here],
+                self._label_C[here],
+            )
+            t_C = design @ theta
+            p_C = expit(t_C)
+            value += float(weight_C @ (np.logaddexp(0, t_C) - label_C * t_C))
+            gradient += design.T @ (weight_C * (p_C - label_C))
+            curvature += design.T @ (design * (weight_C * p_C * (1 - p_C))[:, None])
+        return _Point(value, gradient, curvature)
 
 
 @final
