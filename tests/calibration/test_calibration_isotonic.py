@@ -20,6 +20,7 @@ from sklearn.isotonic import IsotonicRegression
 from rankwell.calibration.adjacent_violators import Blocks, pool_adjacent_violators
 from rankwell.calibration.isotonic import Isotonic, fit_isotonic
 from rankwell.calibration.radix_sort import sorted_with
+from rankwell.calibration.sorted_labels import sorted_labels
 from rankwell.errors import CalibrationError
 
 Rows = list[tuple[float, int, int]]  # logit, label, weight
@@ -103,6 +104,20 @@ def test_radix_sort_of_many() -> None:
         sorted_C, companions_C = sorted_with(column_C, np.arange(100_000.0))
         assert np.array_equal(sorted_C, column_C[order_C])
         assert np.array_equal(companions_C, order_C)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.floats(allow_nan=False, allow_infinity=False, width=32), st.booleans()), min_size=1))
+def test_labels_in_the_lowest_bit_are_sorted_like_any_others(rows: list[tuple[float, bool]]) -> None:
+    logits_C, labels_C = np.array(rows, dtype=np.float64).T
+    equal, unequal = np.full(len(rows), 3.0), np.full(len(rows), 3.0)
+    unequal[0] = 3.0 + 1e-9  # sorted by the other way
+    for weights_C in (equal, unequal):
+        sorted_C, signed_C = sorted_labels(logits_C, labels_C, weights_C)
+        found = sorted(zip(sorted_C.tolist(), (signed_C > 0).tolist(), strict=True))
+        assert (np.diff(sorted_C) >= 0).all()
+        assert found == sorted(zip(logits_C.tolist(), (labels_C == 1).tolist(), strict=True))
+        assert np.abs(np.abs(signed_C) - 3.0).max() < 1e-8
 
 
 def _fitted(rows: Rows) -> Isotonic:

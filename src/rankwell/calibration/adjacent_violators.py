@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from rankwell.calibration.radix_sort import sorted_with
+from rankwell.calibration.sorted_labels import sorted_labels
 
 __all__ = ["Blocks", "pool_adjacent_violators", "with_both_labels"]
 
@@ -64,8 +64,7 @@ def pool_adjacent_violators(logits_C: _Floats, labels_C: _Floats, weights_C: _Fl
 
     Source: Ayer et al. 1955, "An empirical distribution function for sampling with incomplete information".
     """
-    # The label rides in the sign of the weight: one companion to sort instead of two.
-    logits_C, signed_C = sorted_with(logits_C, np.where(labels_C == 1.0, weights_C, -weights_C))
+    logits_C, signed_C = sorted_labels(logits_C, labels_C, weights_C)
     starts_B, weights_B, positives_B, moments_B = _pooled(logits_C, signed_C)
     first_B, last_B = logits_C[starts_B], logits_C[np.append(starts_B[1:], len(logits_C)) - 1]
     # Clipped, because a mean of equal numbers may round to another one, and the means have to ascend.

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from rankwell.calibration.adjacent_violators import Blocks, pool_adjacent_violators, with_both_labels
 from rankwell.calibration.isotonic import Isotonic
-from rankwell.calibration.radix_sort import sorted_with
 from rankwell.calibration.sample import CalibrationSample
+from rankwell.calibration.sorted_labels import sorted_labels
 
 __all__ = ["fit_histogram"]
 
@@ -73,7 +73,7 @@ def fit_histogram(logits_C: Tensor, labels_C: Tensor, weights_C: Tensor, segment
 
 def _bins(logits_C: _Floats, labels_C: _Floats, weights_C: _Floats) -> Blocks:
     """Bins of equal mass, whose rates need not ascend."""
-    logits_C, signed_C = sorted_with(logits_C, np.where(labels_C == 1.0, weights_C, -weights_C))
+    logits_C, signed_C = sorted_labels(logits_C, labels_C, weights_C)
     weights_C = np.abs(signed_C)
     first_T = np.flatnonzero(np.append(True, logits_C[1:] != logits_C[:-1]))
     weight_T = np.add.reduceat(weights_C, first_T)
