@@ -167,7 +167,7 @@ def test_a_target_off_the_support_shows_in_the_ratios() -> None:
     columns = (np.ones(5_000), logging_A[choice_C], target_A[choice_C])
     with pytest.raises(MetricError, match="never does.*found: a mean ratio of 0.8"):
         LoggedFeedback.of(*columns)
-    assert LoggedFeedback.of(*columns, most_off_support=0.25).mean_ratio == pytest.approx(0.8, abs=0.01)
+    assert LoggedFeedback.of(*columns, most_off_support=0.25).ratios_C.mean() == pytest.approx(0.8, abs=0.01)
     with pytest.raises(MetricError, match="no share"):
         LoggedFeedback.of(*columns, most_off_support=-1)
     with pytest.raises(MetricError, match="never does"):  # nothing that it chooses was logged

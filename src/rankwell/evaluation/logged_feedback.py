@@ -185,46 +185,46 @@ class LoggedFeedback:
         return len(self.rewards_C)
 
     @cached_property
-    def total_weight(self) -> float:
-        """Σ w."""
-        return float(self.weights_C.sum())
+    def masses_C(self) -> Floats:
+        """w·ρ."""
+        return self.weights_C * self.ratios_C
+
+    @cached_property
+    def weights_Q(self) -> Floats:
+        """Σ w of each request."""
+        return self.by_request(self.weights_C)
 
     @cached_property
     def effective_sample_size(self) -> float:
         """``(Σ w·ρ)² / Σ (w·ρ)²``: how many impressions of the target policy itself would be as many; 0 for none."""
-        return effective_size(self.weights_C * self.ratios_C)
+        return effective_size(self.masses_C)
 
-    @cached_property
-    def mean_ratio(self) -> float:
-        """``Σ w·ρ / Σ w``: 1 but for noise."""
-        return float(self.weights_C @ self.ratios_C) / self.total_weight if len(self) else float("nan")
+    def by_request(self, values_C: Floats) -> Floats:
+        """The sum of a column over each request (Q); the column itself where each row stands alone."""
+        if self.requests is None:
+            return values_C
+        return np.bincount(self.requests.index_C, values_C, len(self.requests)).astype(np.float64, copy=False)
 
-    def standard_error(self, influence_C: Floats) -> tuple[float, int]:
-        """The standard error of Σ of a column whose mean is 0, and over how many requests it was taken.
+    def ratio_of(self, parts_Q: Floats, wholes_Q: Floats) -> tuple[float, float]:
+        """``R = Σ part / Σ whole`` over requests, and its standard error; that is NaN for fewer than two.
 
-        ``√(n/(n−1) · Σ_q (Σ_{i∈q} φ_i)²)``: what belongs to one request may depend on each other in any way.
-
-        Args:
-            influence_C: φ: by how much each row moves an estimate.
+        ``√(n/(n−1) · Σ_q (part_q − R·whole_q)²) / Σ whole``, by the delta method: what belongs to one request may
+        depend on each other in any way.
         """
-        sums_Q = influence_C
-        if self.requests is not None:
-            sums_Q = np.bincount(self.requests.index_C, influence_C, len(self.requests)).astype(np.float64, copy=False)
-        num = len(sums_Q)
-        return (float(sums_Q @ sums_Q) * num / (num - 1)) ** 0.5 if num > 1 else float("nan"), num
+        total, num = float(wholes_Q.sum()), len(wholes_Q)
+        ratio = float(parts_Q.sum()) / total
+        rest_Q = parts_Q - ratio * wholes_Q
+        return ratio, (float(rest_Q @ rest_Q) * num / (num - 1)) ** 0.5 / total if num > 1 else float("nan")
 
     def _refuse_off_support(self, most: float) -> None:
         if not 0 <= most <= 1:
             raise MetricError("`most_off_support` is no share", found=most, allowed="[0, 1]")
         if len(self) == 0:
             return
-        influence_C = self.ratios_C - self.mean_ratio
-        influence_C *= self.weights_C
-        influence_C /= self.total_weight
-        error, _ = self.standard_error(influence_C)
-        # without spread there is nothing but rounding to be sure by
-        if self.mean_ratio + _SURE_ERRORS * error < 1 - most - _SUM_TOLERANCE:
-            raise _off_support(f"a mean ratio of {self.mean_ratio:.4f}, with a standard error of {error:.4f}")
+        mean, error = self.ratio_of(self.by_request(self.masses_C), self.weights_Q)
+        # without spread, as of one request, there is nothing but rounding to be sure by
+        if mean + _SURE_ERRORS * np.nan_to_num(error) < 1 - most - _SUM_TOLERANCE:
+            raise _off_support(f"a mean ratio of {mean:.4f}, with a standard error of {error:.4f}")
 
     def _refuse_below(self, least: float) -> None:
         if len(self) and self.effective_sample_size < least:

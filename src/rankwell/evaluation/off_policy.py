@@ -11,8 +11,8 @@ policy. With ρ the importance ratio, r the reward, q̂ what a model expects of 
     DoublyRobust               mean(v̂ + ρ·(r − q̂))              unbiased if propensities or model are right
     SwitchDoublyRobust(τ)      mean(v̂ + [ρ ≤ τ]·ρ·(r − q̂))      the model alone where ρ is large
 
-Intervals are Student's, of the sum over requests of what each row moves the estimate by (the delta method), so clicks
-of one request may depend on each other. They know nothing of a model's own error, nor of what clipping leaves out.
+Each is a ratio of two sums over requests, and its interval Student's by the delta method, so clicks of one request may
+depend on each other. Intervals know nothing of a model's own error, nor of what clipping leaves out.
 """
 
 from __future__ import annotations
@@ -103,8 +103,9 @@ class InversePropensity:
 
     def __call__(self, feedback: LoggedFeedback, *, level: float = 0.95) -> PolicyValue:
         """See `ValueEstimator`."""
-        ratio_C, num_clipped = _clipped(feedback, self.clip)
-        return _mean(feedback, ratio_C * feedback.rewards_C, ratio_C, num_clipped, level)
+        mass_C, num_clipped = _clipped(feedback, self.clip)
+        earned_Q = feedback.by_request(mass_C * feedback.rewards_C)
+        return _valued(feedback, earned_Q, feedback.weights_Q, mass_C, num_clipped, level)
 
 
 @final
@@ -131,16 +132,9 @@ class SelfNormalised:
 
     def __call__(self, feedback: LoggedFeedback, *, level: float = 0.95) -> PolicyValue:
         """See `ValueEstimator`."""
-        ratio_C, num_clipped = _clipped(feedback, self.clip)
-        mass_C = feedback.weights_C * ratio_C
-        total = float(mass_C.sum())
-        if total == 0:
-            return _nothing("value by self-normalised ratios", level)
-        value = float(mass_C @ feedback.rewards_C) / total
-        influence_C = feedback.rewards_C - value
-        influence_C *= mass_C
-        influence_C /= total
-        return _valued(feedback, value, influence_C, ratio_C, num_clipped, level)
+        mass_C, num_clipped = _clipped(feedback, self.clip)
+        earned_Q = feedback.by_request(mass_C * feedback.rewards_C)
+        return _valued(feedback, earned_Q, feedback.by_request(mass_C), mass_C, num_clipped, level)
 
 
 @final
@@ -159,7 +153,8 @@ class DirectMethod:
     def __call__(self, feedback: LoggedFeedback, *, level: float = 0.95) -> PolicyValue:
         """See `ValueEstimator`."""
         _, of_target_C = _estimates(feedback)
-        return _mean(feedback, of_target_C, np.ones(len(feedback)), 0, level)
+        earned_Q = feedback.by_request(feedback.weights_C * of_target_C)
+        return _valued(feedback, earned_Q, feedback.weights_Q, feedback.weights_C, 0, level)
 
 
 @final
@@ -187,10 +182,8 @@ class DoublyRobust:
 
     def __call__(self, feedback: LoggedFeedback, *, level: float = 0.95) -> PolicyValue:
         """See `ValueEstimator`."""
-        of_log_C, of_target_C = _estimates(feedback)
-        ratio_C, num_clipped = _clipped(feedback, self.clip)
-        gain_C = of_target_C + ratio_C * (feedback.rewards_C - of_log_C)
-        return _mean(feedback, gain_C, ratio_C, num_clipped, level)
+        mass_C, num_clipped = _clipped(feedback, self.clip)
+        return _mended(feedback, mass_C, num_clipped, level)
 
 
 @final
@@ -218,11 +211,8 @@ class SwitchDoublyRobust:
 
     def __call__(self, feedback: LoggedFeedback, *, level: float = 0.95) -> PolicyValue:
         """See `ValueEstimator`."""
-        of_log_C, of_target_C = _estimates(feedback)
         trusted_C = feedback.ratios_C <= self.threshold
-        ratio_C = feedback.ratios_C * trusted_C
-        gain_C = of_target_C + ratio_C * (feedback.rewards_C - of_log_C)
-        return _mean(feedback, gain_C, ratio_C, int((~trusted_C).sum()), level)
+        return _mended(feedback, feedback.masses_C * trusted_C, len(feedback) - int(trusted_C.sum()), level)
 
 
 def _check_limit(name: str, limit: float | None) -> None:
@@ -231,9 +221,10 @@ def _check_limit(name: str, limit: float | None) -> None:
 
 
 def _clipped(feedback: LoggedFeedback, clip: float | None) -> tuple[Floats, int]:
+    """w·ρ with ρ at most `clip`, and how many were above."""
     if clip is None:
-        return feedback.ratios_C, 0
-    return np.minimum(feedback.ratios_C, clip), int((feedback.ratios_C > clip).sum())
+        return feedback.masses_C, 0
+    return feedback.weights_C * np.minimum(feedback.ratios_C, clip), int((feedback.ratios_C > clip).sum())
 
 
 def _estimates(feedback: LoggedFeedback) -> tuple[Floats, Floats]:
@@ -245,33 +236,26 @@ def _estimates(feedback: LoggedFeedback) -> tuple[Floats, Floats]:
     return feedback.estimates_C, feedback.target_estimates_C
 
 
-def _mean(feedback: LoggedFeedback, gain_C: Floats, ratio_C: Floats, num_limited: int, level: float) -> PolicyValue:
-    """The weighted mean of a column, as a value."""
-    if len(feedback) == 0:
-        return _nothing("value of a policy", level)
-    value = float(feedback.weights_C @ gain_C) / feedback.total_weight
-    influence_C = gain_C - value
-    influence_C *= feedback.weights_C
-    influence_C /= feedback.total_weight
-    return _valued(feedback, value, influence_C, ratio_C, num_limited, level)
+def _mended(feedback: LoggedFeedback, mass_C: Floats, num_limited: int, level: float) -> PolicyValue:
+    """What the model expects, and the weighted errors that it made."""
+    of_log_C, of_target_C = _estimates(feedback)
+    gain_C = feedback.rewards_C - of_log_C
+    gain_C *= mass_C
+    gain_C += feedback.weights_C * of_target_C
+    return _valued(feedback, feedback.by_request(gain_C), feedback.weights_Q, mass_C, num_limited, level)
 
 
 def _valued(
-    feedback: LoggedFeedback, value: float, influence_C: Floats, ratio_C: Floats, num_limited: int, level: float
+    feedback: LoggedFeedback, earned_Q: Floats, wholes_Q: Floats, mass_C: Floats, num_limited: int, level: float
 ) -> PolicyValue:
-    error, num_requests = feedback.standard_error(influence_C)
+    """Σ earned / Σ whole over requests, as a value; `mass_C` is w·ρ as the estimator used it."""
+    num_requests = len(wholes_Q)
+    if not wholes_Q.any():
+        nothing = undefined("value of a policy", "no impression has weight under the target policy")
+        return PolicyValue(nothing, Interval(nothing, nothing, level), 0.0, num_limited, num_requests)
+    value, error = feedback.ratio_of(earned_Q, wholes_Q)
     reach = student_quantile(level, max(num_requests - 1, 1)) * error
     if num_requests < 2:
         undefined("interval of a policy's value", "it needs two independent requests")
-    return PolicyValue(
-        value=value,
-        interval=Interval(value - reach, value + reach, level),
-        effective_sample_size=effective_size(feedback.weights_C * ratio_C),
-        num_limited=num_limited,
-        num_requests=num_requests,
-    )
-
-
-def _nothing(what: str, level: float) -> PolicyValue:
-    nothing = undefined(what, "no impression has weight under the target policy")
-    return PolicyValue(nothing, Interval(nothing, nothing, level), 0.0, 0, 0)
+    size = feedback.effective_sample_size if mass_C is feedback.masses_C else effective_size(mass_C)
+    return PolicyValue(value, Interval(value - reach, value + reach, level), size, num_limited, num_requests)
