@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -17,11 +15,12 @@ from typer.core import TyperGroup
 
 from rankwell.app.head_inspection import draw_heads, head_tables
 from rankwell.app.inspection import draw_inspection, inspection_tables
+from rankwell.app.json_file import Json, write_json, write_text
 from rankwell.app.pipeline import demonstrate
 from rankwell.app.plan_table import plan_printer
 from rankwell.app.progress import progress_of_simulation, progress_of_training
 from rankwell.app.run import EvaluatedRun, evaluate_run, report_run, train_runs
-from rankwell.app.study_page import write_study
+from rankwell.app.study_commands import study
 from rankwell.data.writer import impressions_table
 from rankwell.errors import RankwellError, RequestError
 from rankwell.serving.bundle import read_bundle
@@ -30,19 +29,6 @@ from rankwell.serving.inspection import inspect_bundle
 from rankwell.serving.ranker import Ranker
 from rankwell.simulation.settings import MarketplaceSettings
 from rankwell.simulation.simulate import simulate as simulate_log
-from rankwell.studies.attention import study_attention
-from rankwell.studies.auction import study_auction
-from rankwell.studies.depth import study_depth
-from rankwell.studies.heads import study_heads
-from rankwell.studies.losses import study_losses
-from rankwell.studies.optimizers import study_optimizers
-from rankwell.studies.regularisation import study_regularisation
-from rankwell.studies.sampling import study_sampling
-from rankwell.studies.segment_repair import study_segment_repair
-from rankwell.studies.selection_bias import study_selection_bias
-from rankwell.studies.study import StudyResult
-from rankwell.studies.transformer import study_transformer
-from rankwell.studies.wide_deep import study_wide_deep
 from rankwell.training.recipe import read_recipe
 
 __all__ = ["app", "main"]
@@ -54,7 +40,6 @@ app: Final = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-study: Final = typer.Typer(help="Repeatable experiments behind the claims.", no_args_is_help=True)
 app.add_typer(study, name="study")
 
 
@@ -76,7 +61,6 @@ inspect: Final = typer.Typer(
 app.add_typer(inspect, name="inspect")
 _console: Final = Console()
 
-Json = Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file, flat names to numbers.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
 Data = Annotated[Path, typer.Option("--data", exists=True, file_okay=False, help="The folder of the recipe's logs.")]
 RecipeFile = Annotated[str, typer.Argument(help="FILE.py with a function recipe() -> Recipe, or FILE.py:FUNCTION.")]
@@ -102,7 +86,7 @@ def demo(
     """Simulate a marketplace, train and calibrate three rankers, rank an example, and write report.html."""
     started = time.perf_counter()
     result = demonstrate(out, num_requests=requests, seed=seed, console=_console)
-    _write_json(json_file, result.numbers)
+    write_json(json_file, result.numbers)
     _console.print(f"[bold]{result.report}[/]   ({time.perf_counter() - started:.0f} s in all)")
 
 
@@ -137,7 +121,7 @@ def train(
         )  # fmt: skip
     _print_run(runs)
     _console.print(f"bundle: {out}")
-    _write_json(json_file, runs.numbers)
+    write_json(json_file, runs.numbers)
 
 
 @app.command()
@@ -145,7 +129,7 @@ def evaluate(bundle: BundleFolder, recipe_file: RecipeFile, data: Data, json_fil
     """Evaluate a bundle on the recipe's test split."""
     result = evaluate_run(read_bundle(bundle), read_recipe(recipe_file), data)
     _print_run(result)
-    _write_json(json_file, result.numbers)
+    write_json(json_file, result.numbers)
 
 
 @app.command()
@@ -166,7 +150,7 @@ def rank(
         table.add_row(str(impression.position), str(impression.item_id), f"{impression.probability:.4f}")
     _console.print(table)
     if json_file is not None:
-        _write_text(json_file, json.dumps(impressions_table(ranking.impressions).to_pylist(), indent=1))
+        write_text(json_file, json.dumps(impressions_table(ranking.impressions).to_pylist(), indent=1))
 
 
 @app.command()
@@ -195,7 +179,7 @@ def tables(
     if figure is not None:
         draw_inspection(inspection, figure)
         _console.print(f"figure: {figure}")
-    _write_json(json_file, inspection.numbers())
+    write_json(json_file, inspection.numbers())
 
 
 @inspect.command("heads")
@@ -216,169 +200,7 @@ def heads(
     if figure is not None:
         draw_heads(inspection, figure)
         _console.print(f"figure: {figure}")
-    _write_json(json_file, inspection.numbers())
-
-
-@study.command("wide-deep")
-def wide_deep(
-    seeds: Annotated[int, typer.Option(min=2, help="Marketplaces, one a seed.")] = 5,
-    requests: Annotated[int, typer.Option(min=1_000, help="Requests in each log.")] = 40_000,
-    json_file: Json = None,
-) -> None:
-    """Wide & Deep against each of its halves, paired by seed."""
-    _print_study(study_wide_deep(seeds=range(seeds), num_requests=requests, say=_console.print), json_file)
-
-
-@study.command("segment-repair")
-def segment_repair(
-    seeds: Annotated[int, typer.Option(min=2, help="Marketplaces, one a seed.")] = 5,
-    requests: Annotated[int, typer.Option(min=1_000, help="Requests in each log.")] = 40_000,
-    json_file: Json = None,
-) -> None:
-    """Mend a miscalibrated group: the feature's transform against a per-segment Platt."""
-    _print_study(study_segment_repair(seeds=range(seeds), num_requests=requests, say=_console.print), json_file)
-
-
-@study.command("transformer")
-def transformer(
-    seeds: Annotated[int, typer.Option(min=2, help="Marketplaces, one a seed.")] = 5,
-    requests: Annotated[int, typer.Option(min=300, help="Requests in each log.")] = 40_000,
-    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-transformer.html"),
-    json_file: Json = None,
-) -> None:
-    """What a Transformer over history and list gains over Wide & Deep; where the mood just changed, apart."""
-    result = study_transformer(seeds=range(seeds), num_requests=requests, say=_console.print)
-    _print_study(result, json_file)
-    _console.print(str(write_study(result, out)))
-
-
-@study.command("optimizers")
-def optimizers(
-    seeds: Annotated[int, typer.Option(min=2, help="Truths, each with a log of its own.")] = 5,
-    rows: Annotated[int, typer.Option(min=2_000, help="Rows of each log.")] = 200_000,
-    ids: Annotated[int, typer.Option(min=100, help="Possible ids of each log.")] = 20_000,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", exists=True, file_okay=False, help="Frappe's folder, to measure on it too."),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-optimizers.html"),
-    json_file: Json = None,
-) -> None:
-    """Row rules on rare and frequent ids, ghost updates of dense Adam, row-wise state, and goals that move."""
-    result = study_optimizers(seeds=range(seeds), num_rows=rows, num_ids=ids, frappe=data, say=_console.print)
-    _print_study(result, json_file)
-    _console.print(str(write_study(result, out)))
-
-
-@study.command("regularisation")
-def regularisation(
-    seeds: Annotated[int, typer.Option(min=1, help="Truths, each with a log of its own.")] = 5,
-    rows: Annotated[int, typer.Option(min=2_000, help="Rows of each log.")] = 120_000,
-    ids: Annotated[int, typer.Option(min=100, help="Possible ids of each log.")] = 12_000,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", exists=True, file_okay=False, help="Frappe's folder, to measure on it too."),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-regularisation.html"),
-    json_file: Json = None,
-) -> None:
-    """The L1 diamond and the L2 circle; sparsity and AUC against strength for FTRL, group lasso and lazy decay."""
-    result = study_regularisation(seeds=range(seeds), num_rows=rows, num_ids=ids, frappe=data, say=_console.print)
-    _print_study(result, json_file)
-    _console.print(str(write_study(result, out)))
-
-
-@study.command("losses")
-def losses(
-    seeds: Annotated[int, typer.Option(min=2, help="Marketplaces, one a seed.")] = 5,
-    requests: Annotated[int, typer.Option(min=1_000, help="Requests in each log.")] = 40_000,
-    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-losses.html"),
-    json_file: Json = None,
-) -> None:
-    """One model by ten losses: which give probabilities, which only an order; nDCG@10 against log loss and ECE."""
-    result = study_losses(seeds=range(seeds), num_requests=requests, say=_console.print)
-    _print_study(result, json_file)
-    _console.print(str(write_study(result, out)))
-
-
-@study.command("heads")
-def head_kinds(
-    seeds: Annotated[int, typer.Option(min=2, help="Marketplaces, one a seed.")] = 3,
-    requests: Annotated[int, typer.Option(min=300, help="Requests in each log.")] = 8_000,
-    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-heads.html"),
-    json_file: Json = None,
-) -> None:
-    """Fixed, learned, mixed, guided and gated heads: quality, what they attend to, and the time that cutting saves."""
-    result = study_heads(seeds=range(seeds), num_requests=requests, say=_console.print)
-    _print_study(result, json_file)
-    _console.print(str(write_study(result, out)))
-
-
-@study.command("attention")
-def attention(
-    seeds: Annotated[int, typer.Option(min=1, help="Logs of long lists, one a seed.")] = 3,
-    requests: Annotated[int, typer.Option(min=50, help="Requests to train on, one a step.")] = 800,
-    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-attention.html"),
-    json_file: Json = None,
-) -> None:
-    """Full, local and linear attention over 100 to 2,000 candidates: time, memory, and what each can see."""
-    result = study_attention(seeds=range(seeds), num_requests=requests, say=_console.print)
-    _print_study(result, json_file)
-    _console.print(str(write_study(result, out)))
-
-
-@study.command("depth")
-def depth(
-    seeds: Annotated[int, typer.Option(min=2, help="Marketplaces, one a seed.")] = 3,
-    requests: Annotated[int, typer.Option(min=1_000, help="Requests in each log.")] = 12_000,
-    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-depth.html"),
-    json_file: Json = None,
-) -> None:
-    """1 to 12 layers over histories: when more stop helping, what they weigh, and the time of 500 candidates."""
-    result = study_depth(seeds=range(seeds), num_requests=requests, say=_console.print)
-    _print_study(result, json_file)
-    _console.print(str(write_study(result, out)))
-
-
-@study.command("auction")
-def auction(
-    seeds: Annotated[int, typer.Option(min=2, help="Sets of requests.")] = 3,
-    requests: Annotated[int, typer.Option(min=100, help="Requests in each set.")] = 20_000,
-    data: Annotated[Path | None, typer.Option(help="A Parquet file of auctions to replay.", exists=True)] = None,
-    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-auction.html"),
-    json_file: Json = None,
-) -> None:
-    """What miscalibration costs and whom, the winner's curse, and bids replayed where a log is given."""
-    result = study_auction(seeds=range(seeds), num_requests=requests, replay=data, say=_console.print)
-    _print_study(result, json_file)
-    _console.print(str(write_study(result, out)))
-
-
-@study.command("sampling")
-def sampling(
-    seeds: Annotated[int, typer.Option(min=2, help="Marketplaces, one a seed.")] = 3,
-    requests: Annotated[int, typer.Option(min=300, help="Requests in each log.")] = 20_000,
-    steps: Annotated[int, typer.Option(min=1, help="Of each softmax.")] = 3_000,
-    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-sampling.html"),
-    json_file: Json = None,
-) -> None:
-    """Negatives that stand for a corpus, corrected by log Q and not; a tenth of the negatives, weighed and not."""
-    result = study_sampling(seeds=range(seeds), num_requests=requests, num_steps=steps, say=_console.print)
-    _print_study(result, json_file)
-    _console.print(str(write_study(result, out)))
-
-
-@study.command("selection-bias")
-def selection_bias(
-    seeds: Annotated[int, typer.Option(min=2, help="Marketplaces, one a seed.")] = 5,
-    requests: Annotated[int, typer.Option(min=1_000, help="Requests in each log.")] = 40_000,
-    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-selection-bias.html"),
-    json_file: Json = None,
-) -> None:
-    """Trained on what retrieval chose, tested on what a coin chose: naive, IPW and DR, and what came of seniority."""
-    result = study_selection_bias(seeds=range(seeds), num_requests=requests, say=_console.print)
-    _print_study(result, json_file)
-    _console.print(str(write_study(result, out)))
+    write_json(json_file, inspection.numbers())
 
 
 def _print_run(run: EvaluatedRun) -> None:
@@ -386,13 +208,6 @@ def _print_run(run: EvaluatedRun) -> None:
         _console.print(table)
     if run.notes:
         _console.print(f"note: {run.notes}")
-
-
-def _print_study(result: StudyResult, json_file: Path | None) -> None:
-    for table in result.tables:
-        _console.print(table)
-    _console.print(result.finding)
-    _write_json(json_file, result.numbers)
 
 
 def _text_of(path: Path) -> str:
@@ -405,14 +220,3 @@ def _text_of(path: Path) -> str:
         raise RequestError(
             f"no request at {path}", found=str(error), do="name a JSON file, or - for standard input"
         ) from None
-
-
-def _write_json(path: Path | None, numbers: Mapping[str, float]) -> None:
-    if path is not None:
-        known = {name: None if math.isnan(value) else value for name, value in numbers.items()}
-        _write_text(path, json.dumps(known, indent=1))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
