@@ -30,6 +30,7 @@ def of_pane(fit: FitCalibrator) -> FitCalibrator:
 
 FITS: Mapping[str, FitCalibrator] = {
     "isotonic": fit_isotonic,
+    "isotonic of all bits": fit_isotonic,
     "binned isotonic": fit_binned_isotonic,
     "Platt": fit_platt,
     "Platt of a pane": of_pane(fit_platt),
