@@ -29,6 +29,7 @@ from rankwell.models.model import Model
 from rankwell.models.next_item import NextItem, NextItemSettings
 from rankwell.models.wide_deep import Logistic
 from rankwell.tables.lazy_adam import LazyAdam
+from rankwell.training.corpus_negatives import MetItems
 from rankwell.training.loop import LoopSettings, StepReport, fit
 from rankwell.training.monitor import Monitor
 from rankwell.training.next_item import NextItemNdcg, NextItemObjective, next_item_places
@@ -69,7 +70,7 @@ def model_of(*, default_rate: float = 0.0, dropout: float = 0.0, width: int = 8)
 
 def objective_of(num_negatives: int | None = None) -> NextItemObjective:
     return NextItemObjective(
-        SEQUENCES, PointwiseObjective(SEQUENCES, softmax_cross_entropy), num_negatives=num_negatives
+        SEQUENCES, PointwiseObjective(SEQUENCES, softmax_cross_entropy), negatives=MetItems(num_negatives)
     )
 
 
@@ -135,7 +136,7 @@ def test_items_are_those_met_so_far() -> None:
     objective(encoded_of(first), torch.zeros(1, 1), first)
     after, _ = objective(encoded_of(second), torch.zeros(1, 1), second)
     assert after > alone  # three items more
-    assert objective.get_extra_state().tolist() == [1, 2, 3, 4, 5]
+    assert objective.negatives.get_extra_state().tolist() == [1, 2, 3, 4, 5]
     other = objective_of()
     other.load_state_dict(objective.state_dict())
     assert torch.equal(other(encoded_of(second), torch.zeros(1, 1), second)[0], after)
@@ -181,8 +182,8 @@ def test_a_model_without_events_is_refused() -> None:
 
 
 def test_no_negatives_are_refused() -> None:
-    with pytest.raises(RecipeError, match="too few negatives; found: 0"):
-        NextItemObjective(SEQUENCES, num_negatives=0)
+    with pytest.raises(RecipeError, match="too few negatives are drawn; found: 0"):
+        MetItems(0)
 
 
 def cycles(num_members: int, seed: int, num_items: int = 30) -> pa.Table:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, final
 
+import numba
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -136,7 +138,8 @@ class WeightedNegatives:
         if bool((self._item_ids_U.diff() == 0).any()):
             raise TrainingError("an item stands twice among those to draw from", found="a repeated id")
         self._probability_U = (weights_U / weights_U.sum())[order_U]
-        self._keep_U, self._alias_U = _aliases(self._probability_U)
+        keep_U, alias_U = _aliases(self._probability_U.numpy())
+        self._keep_U, self._alias_U = torch.from_numpy(keep_U), torch.from_numpy(alias_U)
 
     def draw(self, num: int, *, generator: torch.Generator) -> Negatives:
         """See `NegativeSampler`."""
@@ -277,6 +280,21 @@ class ItemFrequency:
     def __len__(self) -> int:
         return len(self._item_ids_U)
 
+    @property
+    def item_ids_U(self) -> Tensor:
+        """int64, the items that are remembered, ascending."""
+        return self._item_ids_U
+
+    def state(self) -> Tensor:
+        """All that was counted, int64 of 2 × (U + 1): ids above the bits of their counts, the total at the end."""
+        counts = torch.cat([self._counts_U, torch.tensor([self._total], dtype=torch.float64)])
+        return torch.stack([torch.cat([self._item_ids_U, torch.tensor([-1])]), counts.view(torch.int64)])
+
+    def take_state(self, state: Tensor) -> None:
+        """Go on from what `state` gave."""
+        counts = state[1].clone().view(torch.float64)
+        self._item_ids_U, self._counts_U, self._total = state[0, :-1].clone(), counts[:-1].clone(), float(counts[-1])
+
     def observe(self, item_ids_n: Tensor) -> None:
         """Count a batch; ids below 0 are missing and don't count."""
         kept_n = item_ids_n[item_ids_n >= 0]
@@ -308,19 +326,34 @@ class ItemFrequency:
         return Negatives(kept_n, self.log_probability(kept_n))
 
 
-def _aliases(probability_U: Tensor) -> tuple[Tensor, Tensor]:
+@numba.njit(cache=True, nogil=True)
+def _aliases(probability_U):  # type: ignore[no-untyped-def]
     """Vose's tables: with what chance a column keeps its own item, and the item it gives otherwise."""
     num = len(probability_U)
-    scaled = (probability_U * num).tolist()
-    keep, alias = [1.0] * num, list(range(num))
-    small = [u for u in range(num) if scaled[u] < 1]
-    large = [u for u in range(num) if scaled[u] >= 1]
-    while small and large:
-        less, more = small.pop(), large.pop()
+    scaled = probability_U * num
+    keep, alias = np.ones(num), np.arange(num)
+    small, large = np.empty(num, np.int64), np.empty(num, np.int64)
+    num_small = num_large = 0
+    for u in range(num):
+        if scaled[u] < 1:
+            small[num_small] = u
+            num_small += 1
+        else:
+            large[num_large] = u
+            num_large += 1
+    while num_small and num_large:
+        num_small -= 1
+        num_large -= 1
+        less, more = small[num_small], large[num_large]
         keep[less], alias[less] = scaled[less], more
         scaled[more] -= 1 - scaled[less]
-        (small if scaled[more] < 1 else large).append(more)
-    for u in small:  # what rounding left: a column of weight 0 must not be kept
-        if probability_U[u] == 0:
-            keep[u], alias[u] = 0.0, int(probability_U.argmax())
-    return torch.tensor(keep, dtype=torch.float64), torch.tensor(alias)
+        if scaled[more] < 1:
+            small[num_small] = more
+            num_small += 1
+        else:
+            large[num_large] = more
+            num_large += 1
+    for i in range(num_small):  # what rounding left: a column of weight 0 must not be kept
+        if probability_U[small[i]] == 0:
+            keep[small[i]], alias[small[i]] = 0.0, np.argmax(probability_U)
+    return keep, alias

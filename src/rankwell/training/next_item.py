@@ -10,7 +10,6 @@ place of one negative); Jean et al. 2015, "On using very large target vocabulary
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, final
@@ -25,6 +24,7 @@ from rankwell.models.length_groups import entries_of
 from rankwell.models.model import Model
 from rankwell.models.next_item import NextItem, sequence_of_items
 from rankwell.schema import Action, Schema
+from rankwell.training.corpus_negatives import CorpusNegatives, MetItems
 from rankwell.training.monitor import Monitor
 from rankwell.training.objectives import Objective, PointwiseObjective, binary_labels, request_weights
 from rankwell.types import Batch, Encoded, Ragged
@@ -43,30 +43,29 @@ class NextItemObjective(Objective):
     w_r is what the request's candidates weigh, so Σ w_r is the count of a `PointwiseObjective`, and a request counts
     once, however long its history.
 
-    Items are known as they come: those of the histories and candidates of this batch and the ones before it. With
-    `num_negatives` so many of them are drawn in each step, uniformly, for all targets together, and their sum is scaled
-    up to stand for all. That is exact in expectation of the sum, and it is the correction by log Q for a uniform Q;
-    negatives drawn otherwise (from the batch, by popularity) need that of their own Q, which is not here.
+    Items are known as they come: those of the histories and candidates of this batch and the ones before it. Which of
+    them stand for all in a step is said by `negatives`, each with its correction by log Q.
 
     Args:
         schema: Names the item, and a sequence that reads its table.
         inner: By default `PointwiseObjective`; a softmax over lists costs nothing where each has one candidate.
-        num_negatives: Items drawn in a step, ≥ 1; None takes all.
+        negatives: What targets are held against; by default all items met.
         action: The one by which a candidate counts as acted on; the first one by default.
 
     Raises:
         SchemaError: There is no `item`, no sequence of such items, or no such action.
-        RecipeError: `num_negatives` is below 1; in `forward`, the model has no vectors of events or items.
+        RecipeError: In `forward`, the model has no vectors of events or items.
 
     >>> from rankwell.losses.listwise import softmax_cross_entropy
     >>> from rankwell.schema import Action, Categorical, Sequence
     >>> item = Categorical(name="item", on="event", table="job")
     >>> schema = Schema(features=(Categorical(name="job", num_ids=100),), actions=(Action(name="next"),), item="job",
     ...                 sequences=(Sequence(name="history", fields=(item,)),))
-    >>> NextItemObjective(schema, PointwiseObjective(schema, softmax_cross_entropy), num_negatives=1000)
+    >>> NextItemObjective(schema, PointwiseObjective(schema, softmax_cross_entropy), negatives=MetItems(1000))
     NextItemObjective(
-      num_negatives=1000, action='next'
+      action='next'
       (inner): PointwiseObjective(loss=softmax_cross_entropy, shares=(1.0,))
+      (negatives): MetItems(1000)
     )
     """
 
@@ -75,17 +74,15 @@ class NextItemObjective(Objective):
         schema: Schema,
         inner: Objective | None = None,
         *,
-        num_negatives: int | None = None,
+        negatives: CorpusNegatives | None = None,
         action: str | None = None,
     ) -> None:
         super().__init__()
         self.inner = PointwiseObjective(schema) if inner is None else inner
-        if num_negatives is not None and num_negatives < 1:
-            raise RecipeError("the objective draws too few negatives", found=num_negatives, allowed="≥ 1, or None")
-        self._schema, self.num_negatives = schema, num_negatives
+        self.negatives = MetItems() if negatives is None else negatives
+        self._schema = schema
         self.action = schema.actions[schema.action_index(action)] if action is not None else schema.actions[0]
         self._sequence, self._field, _ = sequence_of_items(schema)
-        self._items_U = torch.empty(0, dtype=torch.int64)  # ascending
 
     def forward(self, encoded: Encoded, logits_CA: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """See the class."""
@@ -96,26 +93,18 @@ class NextItemObjective(Objective):
                 do="train a NextItem by it, or another model that reads histories in order",
             )  # fmt: skip
         state_nD, target_n, weights_n = self._came_next(encoded, batch)
-        self._meet(torch.cat([self._ids_of_events(batch), batch.audit.item_ids_C]))
-        drawn_U = self._drawn()
+        drawn_U, shift_U = self.negatives.step(
+            torch.cat([self._ids_of_events(batch), batch.audit.item_ids_C]), target_n
+        )
         target_nD, item_UD = encoded.item_vectors(torch.cat([target_n, drawn_U])).tensor_split((len(target_n),))
         surprise = item_softmax(
-            state_nD, target_nD, item_UD, place_n=_places(drawn_U, target_n), weights_n=weights_n,
-            shift_U=torch.full((len(drawn_U),), math.log(len(self._items_U) / max(len(drawn_U), 1))),
+            state_nD, target_nD, item_UD, place_n=_places(drawn_U, target_n), weights_n=weights_n, shift_U=shift_U,
         )  # fmt: skip
         return loss + surprise, count
 
     def extra_repr(self) -> str:
-        """The settings."""
-        return f"num_negatives={self.num_negatives}, action={self.action.name!r}"
-
-    def get_extra_state(self) -> Tensor:
-        """The items met so far: a training that goes on draws from the same."""
-        return self._items_U
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Take what `get_extra_state` gave."""
-        self._items_U = state.clone()
+        """The setting."""
+        return f"action={self.action.name!r}"
 
     def _ids_of_events(self, batch: Batch) -> Tensor:
         return batch.features.history[self._sequence].columns[self._field]
@@ -134,17 +123,6 @@ class NextItemObjective(Objective):
         targets = [ids_H[after_n], batch.audit.item_ids_C[acted_n]]
         weights = [weights_R[request_H[after_n]], batch.targets.weights_C[acted_n]]
         return torch.cat(states), torch.cat(targets), torch.cat(weights)
-
-    def _meet(self, ids_n: Tensor) -> None:
-        new_n = ids_n[(_places(self._items_U, ids_n) == _NOWHERE) & (ids_n >= 0)]
-        if len(new_n):
-            self._items_U = torch.unique(torch.cat([self._items_U, new_n]))
-
-    def _drawn(self) -> Tensor:
-        num_items = len(self._items_U)
-        if self.num_negatives is None or self.num_negatives >= num_items:
-            return self._items_U
-        return self._items_U[torch.randperm(num_items)[: self.num_negatives].sort().values]
 
 
 @final

@@ -14,6 +14,7 @@ from rankwell.models.history import HistorySettings
 from rankwell.models.next_item import NextItem, NextItemSettings
 from rankwell.schema import Action, Categorical, Schema, Sequence, TableSpec
 from rankwell.tables.lazy_adam import LazyAdam
+from rankwell.training.corpus_negatives import MetItems
 from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.loop import LoopSettings
 from rankwell.training.next_item import NextItemNdcg, NextItemObjective
@@ -76,7 +77,7 @@ def next_item_recipe(name: str, file: str) -> Recipe:
         objective=lambda schema: NextItemObjective(
             schema,
             PointwiseObjective(schema, softmax_cross_entropy),
-            num_negatives=32_768,  # all items of most catalogues, and a bound on what a step costs
+            negatives=MetItems(32_768),  # all items of most catalogues, and a bound on what a step costs
         ),
         optimizers=OptimizerPlan(dense=DenseAdamW(learning_rate=1e-3), default_rows=LazyAdam(learning_rate=1e-3)),
         loop=LoopSettings(
