@@ -36,6 +36,7 @@ from rankwell.simulation.schema import marketplace_schema
 from rankwell.simulation.settings import MarketplaceSettings
 from rankwell.simulation.simulate import simulate
 from rankwell.simulation.truth import read_truth
+from rankwell.training.dense_optimizers import DenseAdamW
 from rankwell.training.examination_objective import ExaminationObjective
 from rankwell.training.objectives import Objective, PointwiseObjective
 from rankwell.training.predictions import predict
@@ -51,13 +52,19 @@ from rankwell.training.trained import train
 
 Floats = NDArray[np.float64]
 SETTINGS = MarketplaceSettings()
-SLOTS, LAST = np.array(SETTINGS.exploration_slots), 12
+SLOTS, LAST, LOOKS_RATE = np.array(SETTINGS.exploration_slots), 12, 0.03
 
 
 def recipe_of(objective: Callable[[Schema], Objective] = PointwiseObjective) -> Recipe:
     whole = marketplace_schema(SETTINGS)
     recipe = marketplace_recipe(schema=whole.model_copy(update={"actions": whole.actions[:1]}))
-    return replace(recipe, objective=objective, loop=replace(recipe.loop, max_epochs=1), segments=())
+    plan = recipe.optimizers
+    if list(objective(recipe.schema).parameters()):
+        # few numbers that have far to go: at the model's own rate one epoch would not get them there
+        plan = replace(plan, dense_groups={"objective": DenseAdamW(learning_rate=LOOKS_RATE)})
+    return replace(
+        recipe, objective=objective, optimizers=plan, loop=replace(recipe.loop, max_epochs=1), segments=()
+    )  # fmt: skip
 
 
 def columns_of(data: Path) -> dict[str, NDArray]:

@@ -30,8 +30,9 @@ class ExaminationObjective(Objective):
         logit     P = σ(e + z)      a position moves the log-odds
 
     At the first position P = σ(z): relevance is what would happen there. A candidate without a position (0) is taken to
-    have been examined, and positions beyond the last read its e. The loop judges by the logits alone, at any position:
-    go by AUC, or by a tune split that was shown at random.
+    have been examined, and positions beyond the last read its e. The loop judges by the logits alone, on clicks at any
+    position, which favours what was shown first: train for one epoch, or stop by a tune split that was shown at random.
+    The e are few and have far to go: give them a rate of their own (`OptimizerPlan.dense_groups`, "objective").
 
     Args:
         schema: Declares the actions, and by its exposure which column the position is.
