@@ -64,6 +64,8 @@ def main() -> None:
         torch.from_numpy(np.load(settings[name])) for name in ("logits", "labels", "fresh logits", "fresh labels")
     )
     task, method = settings["task"], settings["method"]
+    if method.endswith("of all bits"):
+        logits_C = torch.from_numpy(np.load(settings["all bits"]))
     columns = (logits_C, labels_C, torch.ones(len(logits_C), dtype=torch.float64), torch.zeros(len(logits_C), 0))
     if task == "fit" and method == "pool":
         logits_C, order_C = logits_C.sort()

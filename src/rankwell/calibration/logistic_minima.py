@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 __all__ = ["LogisticMinima", "LogisticRows", "Prior", "derivatives_at", "logistic_minima"]
 
 _MAX_STEPS: Final = 200
-_CONVERGED: Final = 1e-22
+_CONVERGED: Final = 1e-16
+"""How near the minimum the last step begins, by weight of all rows: where it ends, that is squared."""
 _LAST_DIGITS: Final = 2.0**-50
 _SHORTEST: Final = 1e-12
 _CAUTION: Final = 0.99

@@ -202,6 +202,6 @@ class _Lines:
         shrunken = shrunken_lines(rows)
         return _Lines(
             shrunken.slopes_G * slopes_G,
-            shrunken.slopes_G * (offsets_G - centre) + shrunken.offsets_G + centre,
+            offsets_G + (shrunken.slopes_G - 1.0) * (offsets_G - centre) + shrunken.offsets_G,  # a parent's to the bit
             shrunken.one_class_G,
         )
