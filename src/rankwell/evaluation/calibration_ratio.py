@@ -5,10 +5,13 @@ Letters: C candidates · G groups (segments) · Q clusters: what is independent 
 
 from __future__ import annotations
 
-import numpy as np
-from scipy.special import stdtrit
+import math
 
-from rankwell.evaluation.intervals import Interval, student_quantile
+import numpy as np
+from scipy.special import ndtri, stdtrit
+
+from rankwell.errors import MetricError
+from rankwell.evaluation.intervals import Interval, normal_quantile, student_quantile
 from rankwell.evaluation.sample import Column, Floats, Groups, Sample, group_rows, undefined
 
 __all__ = [
@@ -17,6 +20,7 @@ __all__ = [
     "calibration_ratio_interval_of",
     "calibration_ratio_of",
     "calibration_ratios_by_group",
+    "detectable_error",
 ]
 
 
@@ -95,6 +99,30 @@ def calibration_ratio_interval_of(sample: Sample, clusters: Groups | None = None
     if np.isnan(low):
         undefined("interval of the calibration ratio", "it needs predictions, a positive and two independent requests")
     return Interval(float(low), float(high), level)
+
+
+def detectable_error(interval: Interval, *, power: float = 0.8) -> float:
+    """The relative error of the ratio that a sample with this interval shows with so much chance.
+
+    ``e^((z_level + z_power)·s) − 1`` with s from the interval's own width: a smaller error is more likely missed than
+    seen, so a ratio that looks right says no more than that.
+
+    Args:
+        interval: Of a calibration ratio.
+        power: The chance to see it, in (0, 1).
+
+    Returns:
+        Above 0; NaN where the interval is undefined.
+
+    >>> round(detectable_error(Interval(1 / 1.2, 1.2, .95)), 2)
+    0.3
+    """
+    if not 0 < power < 1:
+        raise MetricError("`power` is no chance", found=power, allowed="a number in (0, 1), as .8")
+    if not interval.low > 0:
+        return math.nan
+    reach = math.log(interval.high / interval.low) / 2
+    return math.expm1(reach * (1 + float(ndtri(power)) / normal_quantile(interval.level)))
 
 
 def calibration_ratios_by_group(

@@ -24,7 +24,11 @@ from rankwell.evaluation.calibration_error import (
     ece_of,
     reliability_curve_of,
 )
-from rankwell.evaluation.calibration_ratio import calibration_ratio_interval_of, calibration_ratio_of
+from rankwell.evaluation.calibration_ratio import (
+    calibration_ratio_interval_of,
+    calibration_ratio_of,
+    detectable_error,
+)
 from rankwell.evaluation.discrimination import auc_of, brier_of, gauc_of, log_loss_of, normalized_entropy_of
 from rankwell.evaluation.groups import SegmentRow, segment_rows_of
 from rankwell.evaluation.intervals import Interval
@@ -214,7 +218,7 @@ class Evaluation:
             "calibration ratio",
             _shown(ratio),
             f"{interval.level:.0%} [{_shown(interval.low)}, {_shown(interval.high)}]; "
-            f"observed / predicted {_shown(inverse)}",
+            f"observed / predicted {_shown(inverse)}; {_percent(detectable_error(interval))} off would be seen",
         )
         null = f"a true model shows {_shown(self.ece_null.mean)}, at most {_shown(self.ece_null.p95)} in 95 %"
         table.add_row("ECE", _shown(self.ece), null)
@@ -227,7 +231,7 @@ class Evaluation:
         return table
 
     def segment_table(self, name: str) -> Table:
-        """The rows of one segment column as a table for the terminal.
+        """The rows of one segment column as a table for the terminal; "seen" is the error of the ratio that would be.
 
         Raises:
             MetricError: There is no such segment column.
@@ -236,8 +240,8 @@ class Evaluation:
             raise MetricError(f"no segments by {name!r} in this evaluation", found=list(self.segments))
         table = Table(title=f"by {name}")
         table.add_column(name)
-        for heading in ("candidates", "observed", "calibration ratio", "debiased ECE", "AUC"):
-            table.add_column(heading, justify="right", no_wrap=heading in ("candidates", "calibration ratio"))
+        for heading in ("count", "observed", "calibration ratio", "seen", "debiased ECE", "AUC"):
+            table.add_column(heading, justify="right", no_wrap=heading in ("count", "calibration ratio", "seen"))
         further = list(self.segments[name][0].metrics) if self.segments[name] else []
         for heading in further:
             table.add_column(heading, justify="right")
@@ -247,7 +251,8 @@ class Evaluation:
                 str(row.segment),
                 f"{row.num_candidates:,}",
                 _shown(row.mean_observed),
-                f"{_shown(row.calibration_ratio, 3)} [{_shown(interval.low, 3)}, {_shown(interval.high, 3)}]",
+                f"{_shown(row.calibration_ratio, 3)} [{_shown(interval.low, 2)}, {_shown(interval.high, 2)}]",
+                _percent(detectable_error(interval)),
                 _shown(row.debiased_ece),
                 _shown(row.auc),
                 *(_shown(row.metrics[heading]) for heading in further),
@@ -376,6 +381,10 @@ def _truth_distances(sample: Sample, truth_C: Floats) -> TruthDistances:
 
 def _segment_row(fields: Mapping[str, Any]) -> SegmentRow:
     return SegmentRow(**{**fields, "calibration_ratio_interval": Interval(**fields["calibration_ratio_interval"])})
+
+
+def _percent(error: float) -> str:
+    return "–" if math.isnan(error) else f"{error:.0%}"
 
 
 def _shown(number: float, digits: int = 4) -> str:
