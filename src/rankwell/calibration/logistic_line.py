@@ -86,15 +86,17 @@ def _most_likely(
     x_C, y_C = terms(sample.logits_C.numpy())
     weights_C = sample.weights_C.numpy()
     total = float(weights_C.sum())
-    nothing_C = np.broadcast_to(np.zeros(1), x_C.shape)
     centres, spreads, centred = [], [], []
     with np.errstate(over="ignore", invalid="ignore"):
-        for values_C in (x_C, nothing_C if y_C is None else y_C):
+        for values_C in (x_C,) if y_C is None else (x_C, y_C):
             centre = 0.0 if through_origin else float(weights_C @ values_C) / total
             centred_C = values_C - centre if centre else values_C
             centres.append(centre)
-            spreads.append(math.sqrt(float(weights_C @ (centred_C * centred_C)) / total))
+            spreads.append(math.sqrt(float(np.einsum("c,c,c", weights_C, centred_C, centred_C)) / total))
             centred.append(centred_C)
+    nothing_C = np.broadcast_to(np.zeros(1), x_C.shape)
+    if y_C is None:
+        centres, spreads, centred = [*centres, 0.0], [*spreads, 0.0], [*centred, nothing_C]
     if not all(map(math.isfinite, spreads)):
         raise _no_line(centres[0], spreads[0])
     rows = LogisticRows(
