@@ -22,7 +22,7 @@ from contenders.findings import Findings
 from rankwell.calibration.isotonic import fit_isotonic
 from rankwell.evaluation.served import best_of_each
 from rankwell.ranking.winners_curse import fit_winners_curse
-from rankwell.simulation.curse import CursedRequests, CurseSettings, cursed_requests
+from rankwell.simulation.winners_curse import CursedRequests, CurseSettings, cursed_requests
 
 NOISES, SLOTS = (0.1, 0.2, 0.3), (1, 10)
 

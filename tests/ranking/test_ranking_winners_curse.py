@@ -13,7 +13,7 @@ from rankwell.calibration.isotonic import fit_isotonic
 from rankwell.errors import CalibrationError, RecipeError
 from rankwell.evaluation.served import best_of_each
 from rankwell.ranking.winners_curse import WinnersCurseCorrection, fit_winners_curse
-from rankwell.simulation.curse import CursedRequests, CurseSettings, cursed_requests
+from rankwell.simulation.winners_curse import CursedRequests, CurseSettings, cursed_requests
 
 
 def fitted(requests: CursedRequests) -> WinnersCurseCorrection:

@@ -33,33 +33,10 @@ from rankwell.evaluation.discrimination import auc_of, brier_of, gauc_of, log_lo
 from rankwell.evaluation.groups import SegmentRow, segment_rows_of
 from rankwell.evaluation.intervals import Interval
 from rankwell.evaluation.ranking_quality import mrr_of, ndcg_of
-from rankwell.evaluation.sample import Column, Floats, Sample, Ties, check_whole_number, number_column
-from rankwell.evaluation.truth import (
-    bayes_log_loss,
-    excess_log_loss,
-    mean_absolute_error_to_truth,
-    realised_log_loss,
-)
+from rankwell.evaluation.sample import Column, Sample, Ties, check_whole_number, number_column
+from rankwell.evaluation.truth import TruthDistances
 
-__all__ = ["Evaluation", "TruthDistances", "evaluate"]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class TruthDistances:
-    """How far predictions are from the true probabilities; log losses in nats.
-
-    Args:
-        mean_absolute_error: Mean |p − q|.
-        bayes_log_loss: What the truth has in expectation.
-        realised_log_loss: What the truth had on these labels.
-        excess_log_loss: Mean Kullback-Leibler distance from the truth.
-    """
-
-    mean_absolute_error: float
-    bayes_log_loss: float
-    realised_log_loss: float
-    excess_log_loss: float
+__all__ = ["Evaluation", "evaluate"]
 
 
 @final
@@ -363,19 +340,9 @@ def evaluate(
         },
         truth=None
         if true_probabilities_C is None
-        else _truth_distances(
+        else TruthDistances.of(
             sample, sample.kept(number_column("true_probabilities_C", true_probabilities_C, like=like))
         ),
-    )
-
-
-def _truth_distances(sample: Sample, truth_C: Floats) -> TruthDistances:
-    p_C, weight_C = sample.probabilities_C, sample.weights_C
-    return TruthDistances(
-        mean_absolute_error=mean_absolute_error_to_truth(p_C, truth_C, weight_C),
-        bayes_log_loss=bayes_log_loss(truth_C, weight_C),
-        realised_log_loss=realised_log_loss(truth_C, sample.labels_C, weight_C),
-        excess_log_loss=excess_log_loss(p_C, truth_C, weight_C),
     )
 
 

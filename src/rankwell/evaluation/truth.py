@@ -5,6 +5,9 @@ Letters: C candidates.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Self, final
+
 import numpy as np
 from scipy.special import entr, kl_div, xlogy
 
@@ -12,6 +15,7 @@ from rankwell.evaluation.discrimination import log_loss_of
 from rankwell.evaluation.sample import Column, Floats, Sample, clipped_inside, probability_column, undefined
 
 __all__ = [
+    "TruthDistances",
     "bayes_log_loss",
     "excess_log_loss",
     "mean_absolute_error_to_truth",
@@ -130,3 +134,32 @@ def _with_truth(probabilities_C: Column, true_probabilities_C: Column, weights_C
     truth_C = probability_column("true_probabilities_C", true_probabilities_C, like=("probabilities_C", len(checked_C)))
     sample = Sample.of(checked_C, np.zeros(len(checked_C)), weights_C)
     return sample, sample.kept(truth_C)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TruthDistances:
+    """How far predictions are from the true probabilities; log losses in nats.
+
+    Args:
+        mean_absolute_error: Mean |p − q|.
+        bayes_log_loss: What the truth has in expectation.
+        realised_log_loss: What the truth had on these labels.
+        excess_log_loss: Mean Kullback-Leibler distance from the truth.
+    """
+
+    mean_absolute_error: float
+    bayes_log_loss: float
+    realised_log_loss: float
+    excess_log_loss: float
+
+    @classmethod
+    def of(cls, sample: Sample, truth_C: Floats) -> Self:
+        """Those of a sample whose rows have these true probabilities."""
+        p_C, weight_C = sample.probabilities_C, sample.weights_C
+        return cls(
+            mean_absolute_error=mean_absolute_error_to_truth(p_C, truth_C, weight_C),
+            bayes_log_loss=bayes_log_loss(truth_C, weight_C),
+            realised_log_loss=realised_log_loss(truth_C, sample.labels_C, weight_C),
+            excess_log_loss=excess_log_loss(p_C, truth_C, weight_C),
+        )

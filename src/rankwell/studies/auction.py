@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rankwell.studies.bid_replay import study_bid_replay
-from rankwell.studies.curse import study_curse
 from rankwell.studies.miscalibrated_money import study_miscalibrated_money
 from rankwell.studies.study import StudyResult, joined
+from rankwell.studies.winners_curse import study_winners_curse
 
 __all__ = ["study_auction"]
 
@@ -30,7 +30,7 @@ def study_auction(
     """
     parts = [
         study_miscalibrated_money(seeds=seeds, num_requests=num_requests, say=say),
-        study_curse(seeds=seeds, num_requests=max(num_requests // 6, 1), say=say),
+        study_winners_curse(seeds=seeds, num_requests=max(num_requests // 6, 1), say=say),
     ]
     if replay is not None:
         parts.append(study_bid_replay(replay, say=say))

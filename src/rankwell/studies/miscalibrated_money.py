@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rankwell.evaluation.calibration_error import ece
 from rankwell.ranking.auction import Auction, Settlement, first_price, generalized_second_price, second_price, settle
-from rankwell.simulation.curse import CurseSettings, cursed_requests
+from rankwell.simulation.winners_curse import CurseSettings, cursed_requests
 from rankwell.studies.chart import Chart, Line, Panel
 from rankwell.studies.study import StudyResult
 

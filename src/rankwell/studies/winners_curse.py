@@ -16,11 +16,11 @@ from rankwell.calibration.isotonic import fit_isotonic
 from rankwell.evaluation.intervals import paired_interval
 from rankwell.evaluation.served import best_of_each
 from rankwell.ranking.winners_curse import fit_winners_curse
-from rankwell.simulation.curse import CursedRequests, CurseSettings, cursed_requests
+from rankwell.simulation.winners_curse import CursedRequests, CurseSettings, cursed_requests
 from rankwell.studies.chart import Chart, Line, Panel
 from rankwell.studies.study import StudyResult, shown
 
-__all__ = ["study_curse"]
+__all__ = ["study_winners_curse"]
 
 _NOISES: Final = (0.1, 0.2, 0.3)
 _LENGTHS: Final = (10, 50, 200, 500)
@@ -34,7 +34,7 @@ _WORLDS: Final[Mapping[str, CurseSettings]] = {
 _MODELS: Final = ("logits as they are", "isotonic", "corrected")
 
 
-def study_curse(
+def study_winners_curse(
     *, seeds: Sequence[int], num_requests: int = 3000, say: Callable[[str], None] = lambda _: None
 ) -> StudyResult:
     """Predicted over true among the ten served of each request: raw, isotonic, and corrected.
