@@ -6,17 +6,16 @@ R requests (one here) · C candidates · H history events · A actions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 from torch import Tensor
 
-from rankwell.data.pseudonyms import PseudonymKey, pseudonymise
-from rankwell.data.string_ids import hash_strings, is_stringlike
-from rankwell.errors import LogError, RequestError
+from rankwell.data.pseudonyms import PseudonymKey
+from rankwell.data.request_values import bids_of, ids_of, member_of, numbers_of, times_of
+from rankwell.errors import RequestError
 from rankwell.schema.columns import Bag, Categorical, Numeric, Place, Sequence, Vector
 from rankwell.schema.schema import Schema
 from rankwell.types import MISSING_ID, Audit, Batch, Column, Events, Features, Ragged, Targets
@@ -61,8 +60,8 @@ def batch_from_request(request: Mapping[str, Any], schema: Schema, *, key: Pseud
     _check_keys(request)
     given_context, given_candidates = _mapping(request, "context"), _mapping(request, "candidates")
     given_time = request.get("time_us")
-    time_us = None if given_time is None else int(_times_us([given_time], "'time_us'")[0])
-    member_id = _member(request.get("member_id"), "'member_id'", key)
+    time_us = None if given_time is None else int(times_of([given_time], "'time_us'")[0])
+    member_id = member_of(request.get("member_id"), "'member_id'", key)
     context: dict[str, Column] = {}
     candidates: dict[str, Column] = {}
     audited: dict[str, Tensor] = {}
@@ -75,7 +74,7 @@ def batch_from_request(request: Mapping[str, Any], schema: Schema, *, key: Pseud
         place = f"{'context' if on_request else 'candidates'}[{feature.name!r}]"
         is_member = on_request and schema.member_id is not None and _column(feature) == schema.member_id
         if feature.name in given:
-            value = _member(given[feature.name], place, key) if is_member else given[feature.name]
+            value = member_of(given[feature.name], place, key) if is_member else given[feature.name]
         elif is_member and member_id is not None:
             value = member_id
         elif feature.name in optional:
@@ -101,11 +100,11 @@ def batch_from_request(request: Mapping[str, Any], schema: Schema, *, key: Pseud
         place = f"candidates[{schema.bid!r}]"
         bids = _entries(given_candidates[schema.bid], place)
         _check_length(len(bids), num_candidates, place, first_list)
-        audited[schema.bid] = torch.from_numpy(_bids(bids, place))
+        audited[schema.bid] = torch.from_numpy(bids_of(bids, place))
     history = {sequence.name: _events(request, sequence, schema, time_us) for sequence in schema.sequences}
     item = candidates[schema.item] if schema.item is not None else None
     given_id = request.get("request_id")
-    request_id = 0 if given_id is None else int(_ids([given_id], "'request_id'", missing_allowed=False)[0])
+    request_id = 0 if given_id is None else int(ids_of([given_id], "'request_id'", missing_allowed=False)[0])
     return Batch(
         Features(
             context,
@@ -157,15 +156,15 @@ def _no_targets(num_candidates: int, num_actions: int) -> Targets:
 def _read(values: Any, feature: _Feature, place: str) -> Column:
     match feature:
         case Categorical():
-            return torch.from_numpy(_ids(values, place, missing_allowed=feature.missing == "row"))
+            return torch.from_numpy(ids_of(values, place, missing_allowed=feature.missing == "row"))
         case Numeric():
-            return torch.from_numpy(_numbers(values, place, missing_allowed=feature.missing == "indicator"))
+            return torch.from_numpy(numbers_of(values, place, missing_allowed=feature.missing == "indicator"))
         case Bag():
             lists = [_entries(value, place) for value in values]
             offsets = np.zeros(len(lists) + 1, np.int64)
             np.cumsum([len(ids) for ids in lists], out=offsets[1:])
             flat = [entry for ids in lists for entry in ids]
-            return Ragged(torch.from_numpy(_ids(flat, place, missing_allowed=False)), torch.from_numpy(offsets))
+            return Ragged(torch.from_numpy(ids_of(flat, place, missing_allowed=False)), torch.from_numpy(offsets))
         case Vector() | Place():
             width = feature.width if isinstance(feature, Vector) else 2
             rows = [_entries(value, place) for value in values]
@@ -178,7 +177,7 @@ def _read(values: Any, feature: _Feature, place: str) -> Column:
                         do="give as many numbers as the schema declares",
                     )
             flat = [entry for row in rows for entry in row]
-            return torch.from_numpy(_numbers(flat, place, missing_allowed=False).reshape(-1, width))
+            return torch.from_numpy(numbers_of(flat, place, missing_allowed=False).reshape(-1, width))
 
 
 def _events(request: Mapping[str, Any], sequence: Sequence, schema: Schema, time_us: int | None) -> Events:
@@ -196,7 +195,7 @@ def _events(request: Mapping[str, Any], sequence: Sequence, schema: Schema, time
         if num_events is None:
             num_events, first_list = len(values), field.name
         _check_length(len(values), num_events, f"{place}[{field.name!r}]", first_list)
-        reads = _ids if isinstance(field, Categorical) else _numbers
+        reads = ids_of if isinstance(field, Categorical) else numbers_of
         columns[field.name] = reads(values, f"{place}[{field.name!r}]", missing_allowed=field.missing != "refuse")
     assert num_events is not None
     if sequence.time is not None and schema.time is not None:
@@ -218,7 +217,7 @@ def _ages_s(
         raise RequestError(f"{place} is missing", found=sorted(given), do="give the event times in UTC microseconds")
     if time_us is None:
         raise RequestError("'time_us' is missing", do="give the request's time: the ages of events are counted from it")
-    times_H = _times_us(_entries(given[sequence.time], place), place)
+    times_H = times_of(_entries(given[sequence.time], place), place)
     _check_length(len(times_H), num_events, place, sequence.fields[0].name)
     if (np.diff(times_H) < 0).any():
         raise RequestError(f"{place} goes backwards", allowed="events oldest first", do="sort the events by time")
@@ -264,147 +263,3 @@ def _check_length(length: int, expected: int, place: str, first: str) -> None:
             allowed="one entry for each candidate (or event) in every list",
             do="give lists of one length; None stands for a missing value",
         )
-
-
-def _member(value: Any, place: str, key: PseudonymKey | None) -> int | None:
-    """The pseudonym; the errors never show what was given, because it may name a person and errors end up in logs."""
-    if value is None:
-        return None
-    try:
-        array = pa.array([value])
-        if key is not None:
-            return int(pseudonymise(array, key)[0].as_py())
-    except (LogError, pa.ArrowException, TypeError, ValueError, OverflowError):
-        array = pa.array([None])
-    if is_stringlike(array.type):
-        raise RequestError(
-            f"{place} is a string: a raw member id, not a pseudonym",
-            found="a string",
-            allowed="the integer that rankwell.data.pseudonyms.pseudonymise made of it",
-            do="pseudonymise it first, or give the key that the log was written with (`key=` of batch_from_request and "
-            "of the ranker)",
-        )
-    if key is not None or not pa.types.is_integer(array.type) or not 0 <= array[0].as_py() < 2**63:
-        raise RequestError(
-            f"{place} is no member id",
-            found=f"a value of type {type(value).__name__}",
-            allowed="an integer from 0 to 2^63 - 1; with a key also a string",
-            do="leave it out where the member is unknown",
-        )
-    return int(array[0].as_py())
-
-
-def _times_us(values: Any, place: str) -> Ints:
-    if len(values) == 0:
-        return np.zeros(0, np.int64)
-    array = _array(values)
-    if array.ndim != 1 or array.dtype.kind not in "iu" or _holds_truth_values(values) or array.max() > 2**63 - 1:
-        raise RequestError(
-            f"{place} is no time",
-            found=values,
-            allowed="integers: UTC microseconds since 1970",
-            do="give times as the log has them",
-        )
-    if array.min() < 0:
-        raise RequestError(
-            f"{place} lies before 1970",
-            found=array.min().item(),
-            allowed="UTC microseconds since 1970, 0 or more",
-            do="mend the clock or the unit",
-        )
-    return array.astype(np.int64)
-
-
-def _holds_truth_values(values: Any) -> bool:
-    """Whether a bool stands among them, which NumPy would take for 0 or 1."""
-    if isinstance(values, np.ndarray | Tensor):
-        return _array(values).dtype.kind == "b"
-    return any(kind in (bool, np.bool_) for kind in set(map(type, values)))
-
-
-def _bids(values: Any, place: str) -> Ints:
-    if len(values) == 0:
-        return np.zeros(0, np.int64)
-    array = _array(values)
-    is_whole = array.ndim == 1 and array.dtype.kind in "iu" and not _holds_truth_values(values)
-    if not is_whole or array.min() < 0 or array.max() > 2**63 - 1:  # no string either: as an id it would be hashed
-        raise RequestError(
-            f"{place} is no bid",
-            found=values,
-            allowed="integers: micros, 0 or more",
-            do="give a bid for every candidate, 0 where there is none",
-        )
-    return array.astype(np.int64)
-
-
-def _ids(values: Any, place: str, *, missing_allowed: bool) -> Ints:
-    if len(values) == 0:
-        return np.zeros(0, np.int64)
-    array = _array(values)
-    if array.dtype == object:
-        missing = np.array([value is None for value in values])
-        if missing.any():
-            if not missing_allowed:
-                raise RequestError(f"{place} has a missing value", found=None, allowed="an id", do=_DECLARE_ROW)
-            known = [value for value in values if value is not None]
-            ids = np.full(len(values), MISSING_ID, np.int64)
-            ids[~missing] = _ids(known, place, missing_allowed=False)
-            return ids
-        _refuse_ids(values, place)
-    if array.ndim != 1 or _holds_truth_values(values):
-        _refuse_ids(values, place)
-    if array.dtype.kind == "U":
-        if not all(isinstance(value, str) for value in values):  # NumPy writes the integers of a mixed list as strings
-            _refuse_ids(values, place)
-        hashed: Ints = hash_strings(pa.array(values)).to_numpy().copy()  # Arrow lends read-only memory
-        return hashed
-    if array.dtype.kind not in "iu" or (array.dtype == np.uint64 and array.max() > 2**63 - 1) or array.min() < 0:
-        _refuse_ids(values, place)
-    return array.astype(np.int64)
-
-
-def _array(values: Any) -> npt.NDArray[Any]:
-    try:
-        return np.asarray(values)
-    except ValueError:  # lists of unequal length inside: an array of objects, which the caller refuses
-        return np.array([None, *values], dtype=object)[1:]
-
-
-_DECLARE_ROW: Final = "give an id, or declare missing='row'"
-
-
-def _refuse_ids(values: Any, place: str) -> NoReturn:
-    raise RequestError(
-        f"{place} is no id",
-        found=values,
-        allowed="integers from 0 to 2^63 - 1, or strings",
-        do="give ids as the log has them; None where one is missing and the schema allows it",
-    )
-
-
-def _numbers(values: Any, place: str, *, missing_allowed: bool) -> npt.NDArray[np.float32]:
-    if len(values) == 0:
-        return np.zeros(0, np.float32)
-    array = _array(values)
-    if array.dtype == object:
-        array = _array([np.nan if value is None else value for value in values])
-    if array.ndim != 1 or array.dtype.kind not in "iuf" or _holds_truth_values(values):
-        raise RequestError(f"{place} is no number", found=values, allowed="finite numbers", do="give numbers")
-    with np.errstate(over="ignore"):
-        numbers = array.astype(np.float32)
-    if not np.isfinite(numbers).all():
-        if np.isinf(numbers).any():
-            raise RequestError(
-                f"{place} is infinite, or beyond float32",
-                found=values,
-                allowed="finite numbers up to 3.4e38",
-                do="mend what computes it; None stands for a missing value where the schema allows one",
-            )
-        if not missing_allowed:
-            raise RequestError(
-                f"{place} has a missing value",
-                found=values,
-                allowed="finite numbers",
-                do="give a number, or declare missing='indicator'",
-            )
-    return numbers
