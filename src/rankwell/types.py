@@ -120,7 +120,7 @@ class Features:
     @property
     def num_candidates(self) -> int:
         """C."""
-        return len(self.request_C)
+        return self.request_C.shape[0]  # not len(), which would be one number for ever in a traced graph
 
 
 @final

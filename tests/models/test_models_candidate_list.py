@@ -11,7 +11,7 @@ from torch import Tensor
 from rankwell.errors import RecipeError, RequestError, SchemaError
 from rankwell.models.candidate_list import ListEncoder, ListSettings
 from rankwell.models.list_attention import AttentionSettings, FullSettings, LinearSettings, LocalSettings
-from rankwell.models.padding import Padding
+from rankwell.models.padding import ManyLists
 from rankwell.schema import Action, Categorical, Numeric, Schema
 from rankwell.types import Features
 
@@ -108,7 +108,7 @@ def test_several_blocks_give_what_one_block_gives(lengths: list[int], which: int
     if encoder.rank is not None:
         parts = zip(offsets_of(lengths).tolist(), rank_C.split(lengths), strict=False)  # the last offset begins nothing
         order = torch.cat([begin + rank.argsort(descending=True) for begin, rank in parts])
-    padding = Padding(offsets_of(lengths))
+    padding = ManyLists(offsets_of(lengths))
     x_BLD = padding.pad(x_CD[order])
     place = encoder.waves if encoder.place is None else encoder.place
     if place is not None:

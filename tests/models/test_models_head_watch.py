@@ -15,7 +15,7 @@ from rankwell.models.head_gates import SegmentGates, StaticGates
 from rankwell.models.head_watch import HeadWatch, Near, SameValue
 from rankwell.models.layers import LayerStack, PreNormLayer
 from rankwell.models.list_attention import LinearAttention
-from rankwell.models.padding import Padding
+from rankwell.models.padding import ManyLists
 from rankwell.models.specialised_attention import LearnedHead, SpecialisedAttention, routed
 from rankwell.types import Ragged
 
@@ -47,7 +47,7 @@ def watched(watch: HeadWatch, blocks: list[list[int]], *, num_free: int = 0) -> 
     for block in blocks:
         entry_n = torch.cat([torch.arange(int(OFFSETS[r]), int(OFFSETS[r + 1])) for r in block])
         ends = torch.tensor([0, *LENGTHS[block].tolist()]).cumsum(0)
-        padding = Padding(ends, num_free=num_free)
+        padding = ManyLists(ends, num_free=num_free)
         with seen.over(stack, padding, request_B=torch.tensor(block), entry_n=entry_n):
             stack(padding.pad(entries()[entry_n]), padding.valid_BL)
     return seen.tensors()
@@ -68,7 +68,7 @@ def test_what_is_named_has_the_shape_that_is_said() -> None:
 
 
 def test_maps_are_of_what_went_into_each_layer() -> None:
-    stack, padding = layers(), Padding(OFFSETS)
+    stack, padding = layers(), ManyLists(OFFSETS)
     first_BLD, valid_BL = padding.pad(entries()), padding.valid_BL
     attention, x_BLD = watched(SAME, [[0, 1, 2, 3]]), first_BLD
     for index, layer in enumerate(stack.layers):
@@ -130,7 +130,7 @@ def test_a_null_event_is_seen_and_does_not_ask() -> None:
 def test_layers_without_maps_are_counted_and_left_out() -> None:
     stack = layers()
     stack.layers[0].attention = LinearAttention(WIDTH, num_heads=2)
-    seen, padding = SAME.begin("list", {"title": TITLES}), Padding(OFFSETS)
+    seen, padding = SAME.begin("list", {"title": TITLES}), ManyLists(OFFSETS)
     with seen.over(stack, padding, request_B=torch.arange(4)):
         stack(padding.pad(entries()), padding.valid_BL)
     assert [name for name in seen.tensors() if name.endswith("maps")] == ["list.1.maps"]
@@ -143,7 +143,7 @@ def test_gates_are_those_of_each_list_s_segment() -> None:
     gates.own.data = torch.tensor([[-1.0, 0.0], [0.0, 2.0]])
     for layer in stack.layers:
         layer.attention.gates = gates
-    seen, padding, segment_B = SAME.begin("list", {"title": TITLES}), Padding(OFFSETS), torch.tensor([1, 0, 7, 1])
+    seen, padding, segment_B = SAME.begin("list", {"title": TITLES}), ManyLists(OFFSETS), torch.tensor([1, 0, 7, 1])
     with routed(stack, segment_B), seen.over(stack, padding, request_B=torch.arange(4)):
         stack(padding.pad(entries()), padding.valid_BL)
     for index in range(2):
@@ -161,7 +161,7 @@ def test_under_bfloat16_maps_stay_shares() -> None:
 def test_no_entries_at_all_are_no_error() -> None:
     seen, padding, stack = (
         SAME.begin("list", {"title": TITLES[:0]}),
-        Padding(torch.tensor([0, 0, 0]), num_free=1),
+        ManyLists(torch.tensor([0, 0, 0]), num_free=1),
         layers(),
     )
     assert seen.tensors() == {}

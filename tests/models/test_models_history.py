@@ -14,7 +14,7 @@ from rankwell.data.log import log_from_table
 from rankwell.data.split import WholeLog
 from rankwell.data.statistics import ColumnStatistics, NumericStatistics, measure_numerics
 from rankwell.models.history import EncodedHistory, HistoryEncoder, HistorySettings, TargetAttention
-from rankwell.models.padding import Padding
+from rankwell.models.padding import ManyLists
 from rankwell.schema import Action, Categorical, Log, Numeric, Schema, Sequence
 from rankwell.types import Batch, Events
 
@@ -151,7 +151,7 @@ def test_numerics_of_events_are_read_through_their_transforms() -> None:
 
 def test_pooled_is_the_latest_states_and_the_maximum() -> None:
     states_RTD = torch.tensor([[[0.0, 5.0], [1.0, 1.0], [2.0, -1.0]], [[3.0, 3.0], [4.0, 2.0], [99.0, 99.0]]])
-    history = EncodedHistory(states_RTD, Padding(torch.tensor([0, 2, 3]), num_free=1))
+    history = EncodedHistory(states_RTD, ManyLists(torch.tensor([0, 2, 3]), num_free=1))
     expected = [[2.0, -1.0, 1.0, 1.0, 0.0, 5.0, 2.0, 5.0], [4.0, 2.0, 3.0, 3.0, 3.0, 3.0, 4.0, 3.0]]
     assert history.pooled(3).tolist() == expected
 

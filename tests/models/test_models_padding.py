@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankwell.models.padding import Padding
+from rankwell.models.padding import ManyLists, OneList, padding_of
 
 
 def offsets_of(lengths: list[int]) -> torch.Tensor:
@@ -18,7 +18,7 @@ def offsets_of(lengths: list[int]) -> torch.Tensor:
 def test_a_block_is_what_a_loop_would_write(lengths: list[int], num_free: int) -> None:
     offsets = offsets_of(lengths)
     x_nD = torch.randn(int(offsets[-1]), 3, generator=torch.Generator().manual_seed(0))
-    padding = Padding(offsets, num_free=num_free)
+    padding = ManyLists(offsets, num_free=num_free)
     block = padding.pad(x_nD)
     assert block.shape == (len(lengths), max(max(lengths, default=0) + num_free, 1), 3)
     for b, length in enumerate(lengths):
@@ -36,8 +36,25 @@ def test_a_block_is_what_a_loop_would_write(lengths: list[int], num_free: int) -
 
 
 def test_gradients_come_back_to_the_entries_they_went_out_from() -> None:
-    padding = Padding(offsets_of([2, 0, 3]), num_free=1)
+    padding = ManyLists(offsets_of([2, 0, 3]), num_free=1)
     x_nD = torch.randn(5, 2, requires_grad=True)
     weights = torch.arange(24.0).view(3, 4, 2)
     (padding.pad(x_nD) * weights).sum().backward()
     assert torch.equal(x_nD.grad, torch.cat([weights[0, 1:3], weights[2, 1:4]]))
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(length=st.integers(0, 5), num_free=st.integers(0, 2))
+def test_one_list_is_the_only_one_of_many(length: int, num_free: int) -> None:
+    x_nD = torch.randn(length, 3, generator=torch.Generator().manual_seed(1))
+    one, many = (
+        padding_of(offsets_of([length]), length, num_free=num_free),
+        ManyLists(offsets_of([length]), num_free=num_free),
+    )
+    assert isinstance(one, OneList)
+    block = one.pad(x_nD)
+    assert torch.equal(block, many.pad(x_nD))
+    assert torch.equal(one.unpad(block), x_nD)
+    assert torch.equal(one.last(block), many.last(block))
+    for of in ("valid_BL", "recency_BL", "lengths_B"):
+        assert torch.equal(getattr(one, of), getattr(many, of))

@@ -14,7 +14,7 @@ from rankwell.models.attention import SelfAttention
 from rankwell.models.head_gates import StaticGates
 from rankwell.models.head_watch import HeadWatch, SameValue
 from rankwell.models.layers import LayerStack, PreNormLayer
-from rankwell.models.padding import Padding
+from rankwell.models.padding import ManyLists
 from rankwell.models.specialised_attention import FedHead, LearnedHead, SpecialisedAttention
 from rankwell.schema import Action, Categorical, Schema
 from rankwell.training.head_objective import HeadObjective, alignment_loss, orthogonality_loss
@@ -56,7 +56,7 @@ def stack(num_layers: int = 1) -> LayerStack:
 
 
 def encoded_by(layers: LayerStack, batch: Batch, x_CD: Tensor) -> Encoded:
-    padding = Padding(batch.features.offsets)
+    padding = ManyLists(batch.features.offsets)
     seen = WATCH.begin("list", batch.features.candidates)
     with seen.over(layers, padding, request_B=torch.arange(batch.features.num_requests)):
         candidate_CD = padding.unpad(layers(padding.pad(x_CD), padding.valid_BL))

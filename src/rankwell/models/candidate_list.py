@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Self, final
 
 import torch
@@ -23,7 +24,7 @@ from rankwell.models.head_gates import SegmentGateSettings
 from rankwell.models.head_watch import WatchedLayers
 from rankwell.models.layers import LayerStack, PreNormLayer
 from rankwell.models.list_attention import AttentionSettings, FullSettings, LocalSettings, make_list_attention
-from rankwell.models.padding import Padding
+from rankwell.models.padding import ManyLists, OneList, Padding
 from rankwell.models.specialised_attention import SpecialisedSettings, routed, without_closed_heads
 from rankwell.schema import Categorical, Numeric, Schema
 from rankwell.schema.transforms import Declaration
@@ -179,24 +180,21 @@ class ListEncoder(nn.Module):
             RequestError: A request has more candidates than the settings allow.
             SchemaError: The rank is declared and not given, or the other way round.
         """
-        lengths_R = offsets.diff()
-        self._check(lengths_R, rank_C)
-        if len(x_CD) == 0:
+        self._check(offsets, x_CD.shape[0], rank_C)
+        if x_CD.shape[0] == 0:
             return x_CD
-        order_C = torch.arange(len(x_CD)) if rank_C is None else _best_first(lengths_R, rank_C)
         came_from, encoded = [], []
-        for takes_R in _like_lengths(lengths_R):
-            lengths_B = lengths_R[takes_R]
-            padding = Padding(torch.cat([lengths_B.new_zeros(1), lengths_B.cumsum(0)]))
-            entry_n = order_C[takes_R.repeat_interleave(lengths_R)]
+        for block in _blocks(offsets, x_CD.shape[0], rank_C):
             with ExitStack() as stack:
                 if segment_R is not None:
-                    stack.enter_context(routed(self.layers, segment_R[takes_R]))
+                    stack.enter_context(routed(self.layers, segment_R[block.request_B]))
                 if watched is not None:
-                    request_B = takes_R.nonzero().flatten()
-                    stack.enter_context(watched.over(self.layers, padding, request_B=request_B, entry_n=entry_n))
-                encoded.append(self._encoded(x_CD[entry_n], padding))
-            came_from.append(entry_n)
+                    over = watched.over(
+                        self.layers, block.padding, request_B=block.request_B, entry_n=block.entry_n
+                    )  # fmt: skip
+                    stack.enter_context(over)
+                encoded.append(self._encoded(x_CD[block.entry_n], block.padding))
+            came_from.append(block.entry_n)
         x_CD = torch.cat(encoded)
         return torch.empty_like(x_CD).index_copy(0, torch.cat(came_from), x_CD)
 
@@ -207,18 +205,17 @@ class ListEncoder(nn.Module):
             x_BLD = x_BLD + pad(place[: x_BLD.shape[1]], (self._grouped, 0))
         return padding.unpad(self.layers(self.dropout(x_BLD), padding.valid_BL))
 
-    def _check(self, lengths_R: Tensor, rank_C: Tensor | None) -> None:
+    def _check(self, offsets: Tensor, num_candidates: int, rank_C: Tensor | None) -> None:
         if (rank_C is None) != (self.rank is None):
             raise SchemaError(
                 "candidates can be ordered by the declared rank alone",
                 found="no values" if rank_C is None else "values, and rank=None", allowed=f"rank={self.rank!r}",
                 do="give what rank_values(features) gives",
             )  # fmt: skip
-        if len(lengths_R) and int(lengths_R.max()) > self.max_candidates:
-            longest = int(lengths_R.argmax())
+        if num_candidates > self.max_candidates and (longest := int(offsets.diff().max())) > self.max_candidates:
             raise RequestError(
-                f"request {longest} of the batch has too many candidates to see each other",
-                found=f"{int(lengths_R[longest]):,} candidates", allowed=f"at most {self.max_candidates:,}",
+                f"request {int(offsets.diff().argmax())} of the batch has too many candidates to see each other",
+                found=f"{longest:,} candidates", allowed=f"at most {self.max_candidates:,}",
                 do="retrieve fewer, or train with a larger max_candidates in the settings of the list",
             )  # fmt: skip
 
@@ -254,10 +251,39 @@ def _waves(length: int, width: int) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :width]
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Lists that are encoded together: whose they are, which candidates stand where, and their padding."""
+
+    request_B: Tensor
+    entry_n: Tensor
+    padding: Padding
+
+
+def _blocks(offsets: Tensor, num_candidates: int, rank_C: Tensor | None) -> list[_Block]:
+    if offsets.shape[0] == 2:  # a request by itself, as it is served: nothing to look for in the lengths
+        order_C = (
+            torch.arange(num_candidates) if rank_C is None else _known(rank_C).argsort(descending=True, stable=True)
+        )
+        return [_Block(torch.zeros(1, dtype=torch.int64), order_C, OneList(num_candidates))]
+    lengths_R = offsets.diff()
+    order_C = torch.arange(num_candidates) if rank_C is None else _best_first(lengths_R, rank_C)
+    blocks = []
+    for takes_R in _like_lengths(lengths_R):
+        lengths_B = lengths_R[takes_R]
+        padding = ManyLists(torch.cat([lengths_B.new_zeros(1), lengths_B.cumsum(0)]))
+        blocks.append(_Block(takes_R.nonzero().flatten(), order_C[takes_R.repeat_interleave(lengths_R)], padding))
+    return blocks
+
+
+def _known(rank_C: Tensor) -> Tensor:
+    return torch.where(rank_C.isnan(), -torch.inf, rank_C)
+
+
 def _best_first(lengths_R: Tensor, rank_C: Tensor) -> Tensor:
     """int64: which candidates stand where, if each request's are sorted by rank, stably."""
-    known_C = torch.where(rank_C.isnan(), -torch.inf, rank_C)
-    by_rank = known_C.argsort(descending=True, stable=True)
+    by_rank = _known(rank_C).argsort(descending=True, stable=True)
     request_C = torch.arange(len(lengths_R)).repeat_interleave(lengths_R)
     return by_rank[request_C[by_rank].argsort(stable=True)]
 

@@ -146,10 +146,11 @@ class HeadWatch(Declaration):
 
     >>> from rankwell.models.attention import SelfAttention
     >>> from rankwell.models.layers import LayerStack, PreNormLayer
+    >>> from rankwell.models.padding import ManyLists
     >>> def layer():
     ...     return PreNormLayer(SelfAttention(8, num_heads=2, is_causal=False), width=8, hidden=8, dropout=0.0)
     >>> layers = LayerStack(layer, 1, width=8)
-    >>> padding = Padding(torch.tensor([0, 3, 5]))
+    >>> padding = ManyLists(torch.tensor([0, 3, 5]))
     >>> watch = HeadWatch(relations=(SameValue(name="title", feature="title"),))
     >>> watched = watch.begin("list", {"title": torch.tensor([4, 4, 5, 6, 6])})
     >>> with watched.over(layers, padding, request_B=torch.tensor([0, 1])):

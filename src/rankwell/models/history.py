@@ -24,7 +24,7 @@ from rankwell.models.attention import CrossAttention, SelfAttention
 from rankwell.models.head_watch import WatchedLayers
 from rankwell.models.layers import LayerStack, PreNormLayer
 from rankwell.models.numeric_inputs import EventInputs
-from rankwell.models.padding import Padding
+from rankwell.models.padding import Padding, padding_of
 from rankwell.schema import Categorical, Schema
 from rankwell.schema.transforms import Declaration
 from rankwell.types import Events
@@ -152,7 +152,7 @@ class HistoryEncoder(nn.Module):
             events: Their numerics, ages and offsets.
             watched: Told what the heads attend to.
         """
-        padding = Padding(events.offsets, num_free=1)
+        padding = padding_of(events.offsets, event_HW.shape[0], num_free=1)
         x_RTD = padding.pad(self._read(event_HW, self.inputs(events)))
         is_null_T1 = (torch.arange(x_RTD.shape[1]) == 0).unsqueeze(1)
         x_RTD = torch.where(is_null_T1, self.null, x_RTD)
@@ -200,6 +200,6 @@ class TargetAttention(nn.Module):
             offsets: int64 of R + 1, of the candidates.
             history: Of the same requests.
         """
-        candidates = Padding(offsets)
+        candidates = padding_of(offsets, candidate_CD.shape[0])
         asking_RKD = candidates.pad(self.project(candidate_CD))
         return candidates.unpad(self.attention(asking_RKD, history.states_RTD, history.padding.valid_BL))
