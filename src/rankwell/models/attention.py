@@ -25,6 +25,7 @@ __all__ = [
     "SoftmaxAttention",
     "check_heads",
     "columns_of_head",
+    "key_mask",
     "split_heads",
     "without_head",
 ]
@@ -106,7 +107,7 @@ class SelfAttention(SoftmaxAttention):
         if self.is_causal:  # what stands comes first, so no entry sees a place behind the list's end
             mixed_BJLd = scaled_dot_product_attention(query, key, value, is_causal=True)
         else:
-            mixed_BJLd = scaled_dot_product_attention(query, key, value, attn_mask=valid_BL[:, None, None, :])
+            mixed_BJLd = scaled_dot_product_attention(query, key, value, attn_mask=key_mask(valid_BL))
         mixed_BLD: Tensor = self.out(mixed_BJLd.transpose(1, 2).flatten(2))
         return mixed_BLD
 
@@ -152,7 +153,7 @@ class CrossAttention(nn.Module):
         """B × K × D: what each of K entries takes from the list that it sees."""
         query, key = split_heads(self.query(x_BKD), self.num_heads), split_heads(self.key(seen_BLD), self.num_heads)
         value = split_heads(self.value(seen_BLD), self.num_heads)
-        mixed_BJKd = scaled_dot_product_attention(query, key, value, attn_mask=valid_BL[:, None, None, :])
+        mixed_BJKd = scaled_dot_product_attention(query, key, value, attn_mask=key_mask(valid_BL))
         mixed_BKD: Tensor = self.out(mixed_BJKd.transpose(1, 2).flatten(2))
         return mixed_BKD
 
@@ -183,6 +184,17 @@ def columns_of_head(out: nn.Linear, head: int, num_heads: int) -> Tensor:
     """What an output layer over heads that stand side by side, D/J each, has for one of them: D × D/J, a view."""
     width = out.in_features // num_heads
     return out.weight[:, head * width : (head + 1) * width]
+
+
+def key_mask(valid_BL: Tensor) -> Tensor | None:
+    """Which places softmax attention may look at, B × 1 × 1 × L; None where it may look at all.
+
+    Places behind a list's end are there for the sake of a longer list, so a list by itself has none.
+
+    >>> key_mask(torch.ones(1, 3, dtype=torch.bool)) is None
+    True
+    """
+    return None if valid_BL.shape[0] == 1 else valid_BL[:, None, None, :]
 
 
 def split_heads(x_BLD: Tensor, num_heads: int) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import final
 
 import torch
@@ -49,6 +50,8 @@ class IdColumns(nn.Module, abc.ABC):
     """The tables these columns read."""
     num_blocks: Mapping[str, int]
     """How many rows an entry reads, by side; a list column counts as one, its mean."""
+    num_event_blocks: Mapping[str, int] = MappingProxyType({})
+    """How many rows an event reads, by sequence, where events' rows are not averaged."""
 
     @abc.abstractmethod
     def single(self, features: Features, on: str) -> list[IdColumn]:
@@ -104,6 +107,7 @@ class FeatureColumns(IdColumns):
         self.event_tables: dict[str, list[str]] = {}
         for sequence, _, table in self._events:
             self.event_tables.setdefault(sequence, []).append(table)
+        self.num_event_blocks = {sequence: len(tables) for sequence, tables in self.event_tables.items()}
         self.event_matches = {name: _equal_pairs(of, of_candidate) for name, of in self.event_tables.items()}
 
     def names_of_candidate_blocks(self) -> list[str]:
@@ -258,6 +262,8 @@ class RowLookup(nn.Module):
 
 def list_means(rows_nW: Tensor, offsets: Tensor) -> Tensor:
     """The mean row of each list, 0 for an empty one."""
+    if offsets.shape[0] == 2:  # one list, as of a request by itself: all there is, however much
+        return rows_nW.sum(0, keepdim=True) / torch.full((1, 1), rows_nW.shape[0]).clamp(min=1)
     if len(rows_nW) == 0:
         return torch.zeros(len(offsets) - 1, rows_nW.shape[1])
     return embedding_bag(torch.arange(len(rows_nW)), rows_nW, offsets, mode="mean", include_last_offset=True)

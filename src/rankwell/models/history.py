@@ -18,6 +18,7 @@ from typing import Annotated, final
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from rankwell.data.statistics import NumericStatistics
 from rankwell.models.attention import CrossAttention, SelfAttention
@@ -92,7 +93,7 @@ class EncodedHistory:
         """R × (num_last + 1)·D: the latest states, the newest first (the null event's where there are fewer), and the
         maximum over all."""
         places = (self.padding.lengths_B.unsqueeze(1) - torch.arange(num_last)).clamp(min=0)
-        latest = self.states_RTD[torch.arange(len(places)).unsqueeze(1), places].flatten(1)
+        latest = self.states_RTD.gather(1, places.unsqueeze(2).expand(-1, -1, self.states_RTD.shape[2])).flatten(1)
         standing = self.padding.valid_BL.unsqueeze(2)
         highest_RD = self.states_RTD.masked_fill(~standing, -torch.inf).amax(1)
         return torch.cat([latest, highest_RD], dim=1)
@@ -157,7 +158,7 @@ class HistoryEncoder(nn.Module):
         is_null_T1 = (torch.arange(x_RTD.shape[1]) == 0).unsqueeze(1)
         x_RTD = torch.where(is_null_T1, self.null, x_RTD)
         if self.order is not None:
-            x_RTD = x_RTD + self.order[padding.recency_BL]
+            x_RTD = x_RTD + embedding(padding.recency_BL, self.order)
         x_RTD = self.dropout(x_RTD)
         request_R = torch.arange(len(x_RTD))
         with nullcontext() if watched is None else watched.over(self.layers, padding, request_B=request_R):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rankwell.data.statistics import NumericStatistics
 from rankwell.models.embedding import FeatureColumns, RowLookup, list_means
+from rankwell.models.layers import spread
 from rankwell.models.numeric_inputs import DistanceInputs, NumericInputs
 from rankwell.schema import Schema, TableSpec
 from rankwell.tables.table import Table
@@ -110,7 +111,7 @@ class DenseInputs(nn.Module):
             mean_RW = list_means(event_HW, features.history[name].offsets)
             request.append(mean_RW)
             pairs += [(self._block(mean_RW, f), c) for f, c in self._event_matches[name]]
-        match = [of_R[features.request_C] * self._block(rows.candidate_CW, c) for of_R, c in pairs]
+        match = [spread(of_R, features.request_C) * self._block(rows.candidate_CW, c) for of_R, c in pairs]
         return Inputs(
             _side_by_side(candidate, features.num_candidates),
             _side_by_side(request, features.num_requests),

@@ -1,6 +1,6 @@
 """Pre-LN Transformer layers, one upon the other.
 
-Letters: B lists · L places · D width.
+Letters: B lists · L places · D width · R requests · C candidates, flat · N inputs.
 
 Source: Xiong et al. 2020, "On layer normalization in the transformer architecture", ICML (pre-LN); Lan et al. 2020,
 "ALBERT: a lite BERT", ICLR (layers that share their weights).
@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import final
 
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from rankwell.models.attention import ListAttention
 
-__all__ = ["LayerStack", "PreNormLayer"]
+__all__ = ["LayerStack", "PreNormLayer", "linear_of_both", "spread"]
 
 
 @final
@@ -84,3 +85,36 @@ class LayerStack(nn.Module):
                 x_BLD = layer(x_BLD, first_BLD, valid_BL)
         last_BLD: Tensor = self.norm(x_BLD)
         return last_BLD
+
+
+def linear_of_both(layer: nn.Linear, own_CN: Tensor, request_RN: Tensor, request_C: Tensor) -> Tensor:
+    """A linear layer over a candidate's own inputs and its request's, the request's share computed once a request.
+
+    ``[own, request[request_C]] Wᵀ + b``, without the matrix that it is a product of.
+
+    Args:
+        layer: Over the inputs side by side, the candidate's own first.
+        own_CN: Of the candidates.
+        request_RN: Of the requests.
+        request_C: int64, the request of each candidate.
+
+    >>> import torch
+    >>> layer, own_CN, request_RN = nn.Linear(5, 2), torch.randn(3, 4), torch.randn(2, 1)
+    >>> request_C = torch.tensor([0, 0, 1])
+    >>> both_CN = torch.cat([own_CN, request_RN[request_C]], dim=1)
+    >>> torch.allclose(linear_of_both(layer, own_CN, request_RN, request_C), layer(both_CN), atol=1e-6)
+    True
+    """
+    num_own = own_CN.shape[1]
+    request_RD = linear(request_RN, layer.weight[:, num_own:], layer.bias)
+    return linear(own_CN, layer.weight[:, :num_own]) + spread(request_RD, request_C)
+
+
+def spread(x_RD: Tensor, request_C: Tensor) -> Tensor:
+    """What a request has, for each of its candidates: C × D, or 1 × D where all are of one request.
+
+    >>> import torch
+    >>> spread(torch.tensor([[1.0], [2.0]]), torch.tensor([0, 0, 1])).flatten().tolist()
+    [1.0, 1.0, 2.0]
+    """
+    return x_RD if x_RD.shape[0] == 1 else x_RD[request_C]

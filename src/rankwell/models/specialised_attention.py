@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from rankwell.errors import RecipeError, SchemaError
-from rankwell.models.attention import SoftmaxAttention, check_heads
+from rankwell.models.attention import SoftmaxAttention, check_heads, key_mask
 from rankwell.models.head_gates import GateSettings, HeadGates, make_gates
 from rankwell.schema.transforms import Declaration
 
@@ -195,7 +195,7 @@ class SpecialisedAttention(SoftmaxAttention):
         if self.is_causal:  # what stands comes first, so no entry sees a place behind the list's end
             mixed_BJLd = scaled_dot_product_attention(query, key, value, is_causal=True)
         else:
-            mixed_BJLd = scaled_dot_product_attention(query, key, value, attn_mask=valid_BL[:, None, None, :])
+            mixed_BJLd = scaled_dot_product_attention(query, key, value, attn_mask=key_mask(valid_BL))
         if self.gates is not None:
             mixed_BJLd = mixed_BJLd * self.gates(segment_B)[:, :, None, None]
         return torch.einsum("bjld,jde->ble", mixed_BJLd, self.out) + self.bias

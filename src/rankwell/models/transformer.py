@@ -24,6 +24,7 @@ from rankwell.models.feature_groups import FeatureGroup, GroupCoordinates
 from rankwell.models.head_watch import HeadWatch, WatchedLayers
 from rankwell.models.history import EncodedHistory, HistoryEncoder, HistorySettings, TargetAttention
 from rankwell.models.inputs import DenseInputs
+from rankwell.models.layers import linear_of_both
 from rankwell.models.model import Model, ModelSettings
 from rankwell.models.wide_deep import LogisticSettings, WidePart
 from rankwell.schema import Schema
@@ -147,8 +148,12 @@ class RankingTransformer(Model):
             ask(inputs.candidate_CN, features.offsets, history)
             for ask, history in zip(self.asks, histories.values(), strict=True)
         ]
-        x_CN = torch.cat([inputs.candidate_CN, inputs.match_CN, *taken, request_RN[features.request_C]], dim=1)
-        candidate_CD = self.hidden(x_CN)
+        own_CN = torch.cat([inputs.candidate_CN, inputs.match_CN, *taken], dim=1)
+        first, *others = self.hidden
+        assert isinstance(first, nn.Linear)
+        candidate_CD = linear_of_both(first, own_CN, request_RN, features.request_C)
+        for layer in others:
+            candidate_CD = layer(candidate_CD)
         if self.groups is not None:
             candidate_CD = torch.cat([self.groups(inputs.candidate_CN), candidate_CD], dim=1)
         if self.among is not None:

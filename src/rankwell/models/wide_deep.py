@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rankwell.data.statistics import NumericStatistics
 from rankwell.models.embedding import CrossColumns, FeatureColumns, RowLookup, Rows
 from rankwell.models.inputs import DenseInputs, row_tables
+from rankwell.models.layers import spread
 from rankwell.models.model import Model, ModelSettings
 from rankwell.models.numeric_inputs import DistanceInputs, NumericInputs
 from rankwell.schema import Schema
@@ -133,7 +134,7 @@ class WidePart(nn.Module):
                 wide_CA = wide_CA + self._summed(rows.candidate_CW)
             if rows.request_RW.shape[1]:
                 request_RA = request_RA + self._summed(rows.request_RW)
-        return wide_CA + request_RA[features.request_C]
+        return wide_CA + spread(request_RA, features.request_C)
 
     def _summed(self, rows: Tensor) -> Tensor:
         return rows.view(len(rows), rows.shape[1] // self._num_actions, self._num_actions).sum(1)

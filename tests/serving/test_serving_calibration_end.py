@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pytest
@@ -15,7 +15,8 @@ import rankwell.calibration
 from rankwell.calibration.calibrator import Calibrator
 from rankwell.calibration.platt import Platt
 from rankwell.errors import BundleError
-from rankwell.serving.calibration_graph import calibration_graph
+from rankwell.serving.calibration_end import CalibrationEnd
+from rankwell.serving.onnx_export import export_graph
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -41,6 +42,22 @@ def sample(num: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
     return logits_C, labels_C, torch.ones(num), segments_CS
 
 
+class _Named(torch.nn.Module):
+    def __init__(self, end: CalibrationEnd) -> None:
+        super().__init__()
+        self.end = end
+
+    def forward(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        probabilities_CA: torch.Tensor = self.end(inputs["logits_CA"], inputs["segments_CS"])
+        return probabilities_CA
+
+
+def graph_of(end: CalibrationEnd, num_segment_columns: int) -> bytes:
+    logits_CA = torch.zeros(3, len(end.calibrators))
+    inputs = {"logits_CA": logits_CA, "segments_CS": torch.zeros(3, num_segment_columns, dtype=torch.int64)}
+    return export_graph(_Named(end).eval(), inputs, ["probabilities_CA"], is_free=lambda _: True)
+
+
 def run(graph: bytes, logits_CA: torch.Tensor, segments_CS: torch.Tensor) -> np.ndarray:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     given = {"logits_CA": logits_CA.numpy(), "segments_CS": segments_CS.numpy()}
@@ -52,7 +69,7 @@ def run(graph: bytes, logits_CA: torch.Tensor, segments_CS: torch.Tensor) -> np.
 @pytest.mark.parametrize("fit", FITS, ids=lambda fit: fit.__name__)
 def test_every_kind_gives_the_same_numbers_for_any_number_of_candidates(fit: Callable[..., Calibrator]) -> None:
     calibrator = fit(*sample(6000, 0))
-    graph = calibration_graph([calibrator], num_segment_columns=2)
+    graph = graph_of(CalibrationEnd([calibrator]), 2)
     for num in (1, 2, 7, 500, 2000):
         logits_C, _, _, segments_CS = sample(num, num)
         logits_C[0], segments_CS[-1] = 60.0, torch.tensor([99, -3])  # far outside; never met
@@ -64,7 +81,7 @@ def test_every_kind_gives_the_same_numbers_for_any_number_of_candidates(fit: Cal
 
 def test_several_actions_and_label_smoothing_stand_in_one_graph() -> None:
     calibrators = [Platt(slope=2.0, offset=-1.0), Platt(slope=0.5, offset=0.25)]
-    graph = calibration_graph(calibrators, label_smoothing=0.1)
+    graph = graph_of(CalibrationEnd(calibrators, 0.1), 0)
     logits_CA, nowhere_C = torch.tensor([[0.5, -1.0], [-1.0, 0.2]]), torch.zeros(2, 0, dtype=torch.int64)
     found_CA = run(graph, logits_CA, nowhere_C)
     p_CA = torch.sigmoid(logits_CA.double())
@@ -74,5 +91,5 @@ def test_several_actions_and_label_smoothing_stand_in_one_graph() -> None:
 
 
 def test_a_graph_of_nothing_is_refused() -> None:
-    with pytest.raises(BundleError, match="no calibrators"):
-        calibration_graph([])
+    with pytest.raises(BundleError, match="no calibrator"):
+        CalibrationEnd([])

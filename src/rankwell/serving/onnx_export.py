@@ -1,0 +1,104 @@
+"""Modules as ONNX graphs, by torch's exporter: what it lacks, and what it leaves that a graph has no use for."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from rankwell.errors import BundleError, MissingExtraError
+
+__all__ = ["export_graph"]
+
+_OPSET: Final = 20
+
+
+def export_graph(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    *,
+    is_free: Callable[[str], bool],
+) -> bytes:
+    """The serialised ONNX model of a module in eval mode.
+
+    Inputs that nothing in the graph reads are not inputs of the graph.
+
+    Args:
+        module: Its forward takes one mapping of names to tensors.
+        inputs: What to trace it with; a size of 0 or 1 in a free dimension would become the only one.
+        outputs: Names of what it returns, in order.
+        is_free: Whether the first dimension of an input may be of any size.
+
+    Raises:
+        BundleError: It does what the exporter has no nodes for.
+        MissingExtraError: onnx or onnxscript is not installed.
+    """
+    translations = _translations()
+    sizes = tuple({0: torch.export.Dim.DYNAMIC} if is_free(name) else None for name in inputs)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's own, about itself
+            program = torch.onnx.export(
+                _OfMapping(module, tuple(inputs)), tuple(inputs.values()), dynamic_shapes=(sizes,), dynamo=True,
+                opset_version=_OPSET, verbose=False, input_names=list(inputs), output_names=list(outputs),
+                custom_translation_table=translations,
+            )  # fmt: skip
+    except torch.onnx.OnnxExporterError as error:
+        raise BundleError(
+            "the model cannot be written as a graph", found=f"{type(error).__name__}: {error.__cause__ or error}",
+            do="serve it with rankwell.serving.ranker.Ranker, which runs it in PyTorch",
+        ) from error  # fmt: skip
+    finally:
+        logger.setLevel(level)
+    assert program is not None
+    model = program.model_proto
+    read = {name for node in model.graph.node for name in node.input}
+    for unread in [value for value in model.graph.input if value.name not in read]:
+        model.graph.input.remove(unread)
+    written: bytes = model.SerializeToString()
+    return written
+
+
+class _OfMapping(nn.Module):
+    """Tensors one by one, as the exporter names them, to a module that takes them by name."""
+
+    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.module, self.names = module, names
+
+    def forward(self, *tensors: Tensor) -> Any:
+        return self.module(dict(zip(self.names, tensors, strict=True)))
+
+
+def _translations() -> dict[Any, Any]:
+    """Operations of torch that the exporter does not know, as nodes."""
+    try:
+        op = importlib.import_module("onnxscript").opset20
+        importlib.import_module("onnx")
+    except ImportError as error:
+        raise MissingExtraError(
+            "graphs are written by torch's exporter to ONNX", found=str(error), do="pip install 'rankwell[onnx]'"
+        ) from error
+
+    def searchsorted(ascending: Any, asked: Any, **_: Any) -> Any:
+        """How many of the ascending values are less than each that is asked."""
+        last, first = op.Constant(value_ints=[-1]), op.Constant(value_ints=[0])
+        is_less = op.Less(op.Unsqueeze(ascending, first), op.Unsqueeze(asked, last))
+        return op.ReduceSum(op.Cast(is_less, to=7), last, keepdims=0)  # 7 is int64
+
+    def stable_sort(values: Any, *, stable: bool, dim: int = -1, descending: bool = False) -> Any:
+        """All of the top: of equal values the first comes first."""
+        del stable
+        size = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
+        return op.TopK(values, size, axis=dim, largest=int(descending), sorted=1)
+
+    return {torch.ops.aten.searchsorted.Tensor: searchsorted, torch.ops.aten.sort.stable: stable_sort}
