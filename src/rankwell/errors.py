@@ -14,6 +14,7 @@ The tree::
     │   └── CheckpointError   a checkpoint is damaged or belongs to another run
     ├── RecipeError        a recipe does not build, or a file holds no recipe
     ├── BundleError        a bundle is damaged, incomplete, or of an unknown format
+    ├── FeatureStoreError  stored features are damaged, of another schema, or cannot be reached
     └── MissingExtraError  an optional dependency is needed; the message holds the install command
 
     RankwellWarning (UserWarning)
@@ -30,6 +31,7 @@ __all__ = [
     "BundleError",
     "CalibrationError",
     "CheckpointError",
+    "FeatureStoreError",
     "LeakError",
     "LogError",
     "MetricError",
@@ -124,6 +126,10 @@ class RecipeError(RankwellError):
 
 class BundleError(RankwellError):
     """A bundle is damaged, incomplete, or of an unknown format."""
+
+
+class FeatureStoreError(RankwellError):
+    """Stored features are damaged, of another schema, or cannot be reached."""
 
 
 class MissingExtraError(RankwellError):
