@@ -181,7 +181,7 @@ class _SideBySide(nn.Module):
         """C × n × W, from C × D that all layers read or from C × n × D, one row a layer."""
         num_layers, out_width, _ = self.weight.shape
         if x.ndim == 2:
-            return linear(x, self.weight.flatten(0, 1), self.bias).view(len(x), num_layers, out_width)
+            return linear(x, self.weight.flatten(0, 1), self.bias).view(x.shape[0], num_layers, out_width)
         y_CnW = torch.bmm(x.transpose(0, 1), self.weight.transpose(1, 2)).transpose(0, 1)
         return y_CnW if self.bias is None else y_CnW + self.bias.view(num_layers, out_width)
 

@@ -137,7 +137,7 @@ class WidePart(nn.Module):
         return wide_CA + spread(request_RA, features.request_C)
 
     def _summed(self, rows: Tensor) -> Tensor:
-        return rows.view(len(rows), rows.shape[1] // self._num_actions, self._num_actions).sum(1)
+        return rows.view(rows.shape[0], rows.shape[1] // self._num_actions, self._num_actions).sum(1)
 
 
 @final

@@ -15,6 +15,7 @@ Letters: n ids.
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 from typing import IO, Any, Final, final
@@ -36,7 +37,7 @@ _SALT: Final = np.uint64(0x9E3779B97F4A7C15)
 _WRITE_AGAIN: Final = "write it again, or copy it again from where it was written"
 
 
-def write_id_index(ids_n: NDArray[np.int64], file: IO[bytes]) -> NDArray[np.int64]:
+def write_id_index(ids_n: NDArray[np.int64], file: IO[bytes] | io.RawIOBase) -> NDArray[np.int64]:
     """Write the index of distinct ids.
 
     Args:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -84,6 +87,35 @@ class NewDirectory:
         """Write a whole file."""
         with self.open(name) as file:
             file.write(content)
+
+    @contextmanager
+    def scattered(self, name: str, num_bytes: int) -> Iterator[NDArray[np.uint8]]:
+        """A new file of so many bytes, as an array to be written in any order; then it is as with `open`.
+
+        Raises:
+            OSError: There is no room for it.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, NewDirectory.beside(Path(folder) / "a") as new:
+        ...     with new.scattered("b", 2) as content:
+        ...         content[1], content[0] = ord("y"), ord("x")
+        ...     new.put_in_place()
+        ...     (Path(folder) / "a" / "b").read_bytes()
+        b'xy'
+        """
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb+") as file:
+            if num_bytes:
+                os.posix_fallocate(file.fileno(), 0, num_bytes)  # a full disk is an error here, and a signal on a map
+                content = np.memmap(file, dtype=np.uint8, mode="r+", shape=(num_bytes,))
+                yield content.view(np.ndarray)
+                content.flush()
+                del content
+            else:
+                yield np.empty(0, np.uint8)
+            os.fsync(file.fileno())
+        self.written[name] = hash_file(path)
 
     def put_in_place(self) -> None:
         """Swap the new directory for the old one, and remove the old one."""
