@@ -82,7 +82,7 @@ def test_a_reader_takes_what_a_writer_writes(kind):
 
 def test_null_is_allowed_only_where_it_is_declared():
     nullable = {column.name for column in LogLayout.of(WHOLE, "flat").columns if column.nullable}
-    assert nullable == {"salary", "gender", "click", "stars", "position", "propensity"}
+    assert nullable == {"member_id", "salary", "gender", "click", "stars", "position", "propensity"}
 
 
 def test_types_that_carry_ids_without_loss():

@@ -92,7 +92,8 @@ def written_column(array: pa.ChunkedArray, field: pa.Field, layout: LogLayout, k
         raise LogError(
             f"column {field.name!r} can't be written as {field.type}",
             found=f"{array.type}: {str(error).splitlines()[0]}",
-            allowed=uses[0].allowed + (", or strings in the place of integers" if takes_ids else ""),
+            allowed=(uses[0].allowed if uses else str(field.type))
+            + (", or strings in the place of integers" if takes_ids else ""),
             do="cast the column, or declare it as what it holds",
         ) from None
 

@@ -8,7 +8,7 @@ A sequence's columns are lists in both.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, final
 
 import pyarrow as pa
@@ -242,11 +242,14 @@ def _columns(schema: Schema, kind: Layout) -> Iterator[LogColumn]:
     if schema.request_id is not None:
         yield LogColumn(schema.request_id, schema.request_id, "request_id", "request", 0)
     if schema.member_id is not None:
-        yield LogColumn(schema.member_id, schema.member_id, "member_id", "request", 0)
+        yield LogColumn(schema.member_id, schema.member_id, "member_id", "request", 0, nullable=True)
     if schema.time is not None:
         yield LogColumn(schema.time, schema.time, "time", "request", 0)
     for feature in (*schema.features, *schema.protected):
-        yield from _feature_columns(feature, "" if feature.column is None else feature.column, kind)
+        for use in _feature_columns(feature, "" if feature.column is None else feature.column, kind):
+            # A request may be served without an attribute that models don't see: its log says that it isn't known.
+            unseen = feature in schema.protected and feature.name not in schema.visible_protected
+            yield replace(use, nullable=True) if unseen else use
     for sequence in schema.sequences:
         for field in sequence.fields:
             yield LogColumn(

@@ -18,6 +18,7 @@ from rankwell.data.input_columns import input_table, names_within, with_labels_t
 from rankwell.data.layout import FORMAT_VERSION, Layout, LogLayout
 from rankwell.data.memory import ArrowStream
 from rankwell.data.pseudonyms import PseudonymKey
+from rankwell.data.served_columns import check_served_columns, served_fields
 from rankwell.errors import LogError, PrivacyError
 from rankwell.schema import Schema
 from rankwell.types import Impression
@@ -31,7 +32,8 @@ _ROWS_PER_GROUP: Final[dict[Layout, int]] = {"requests": 4096, "flat": 65_536}
 class LogWriter:
     """Writes one Parquet file of a request log, as a context manager; the file appears when the block ends well.
 
-    What is written is what the schema names and nothing else. Strings in id columns become ids
+    What is written is what the schema names, what serving adds to it (`rankwell.data.served_columns`), and nothing
+    else. Strings in id columns become ids
     (`rankwell.data.string_ids`), member ids become pseudonyms (`rankwell.data.pseudonyms`), timestamps become UTC
     microseconds, and every value is checked before it is written, so that a log that was written can be read.
 
@@ -85,6 +87,7 @@ class LogWriter:
             )
         self._path, self._schema, self._key = str(path), schema, key
         self._layout = LogLayout.of(schema, layout)
+        self._served = served_fields(schema) if layout == "requests" else ()
         self._rows_per_group = rows_per_group or _ROWS_PER_GROUP[layout]
         self._fill_labels, self._drop_extra, self._compression = labels == "to_come", extra == "drop", compression
         self._arrow_schema: pa.Schema | None = None
@@ -137,6 +140,7 @@ class LogWriter:
         # The reader's own eyes: what it would refuse is not written.
         present = LogLayout(self._layout.kind, tuple(c for c in self._layout.columns if c.name in table.column_names))
         decode(table, self._schema, present, file=self._path, first_row=self._num_rows, row_number=self._num_rows)
+        check_served_columns(table, self._layout, file=self._path)
         self._held.append(table)
         self._num_held += len(table)
         self._num_rows += len(table)
@@ -153,7 +157,8 @@ class LogWriter:
                 allowed="none of the columns in the schema's `pii`",
                 do="leave them out before the log is written",
             )
-        extra = [name for name in table.column_names if name not in self._layout.names]
+        served = {field.name for field in self._served}
+        extra = [name for name in table.column_names if name not in served and name not in self._layout.names]
         if extra and not self._drop_extra:
             raise LogError(
                 f"the schema doesn't name these columns of the input of the log {self._path!r}",
@@ -179,8 +184,9 @@ class LogWriter:
             )
         if self._arrow_schema is None:
             optional = self._layout.arrow_schema(optional=True)
-            self._arrow_schema = pa.schema([field for field in optional if field.name in table.column_names])
-        elif set(self._arrow_schema.names) != set(table.column_names) & set(self._layout.names):
+            known = [*optional, *self._served]
+            self._arrow_schema = pa.schema([field for field in known if field.name in table.column_names])
+        elif set(self._arrow_schema.names) != set(table.column_names) & (served | set(self._layout.names)):
             raise LogError(
                 "the input has other columns than the rows before it",
                 found=table.column_names,
