@@ -25,11 +25,13 @@ from rankwell.calibration.uncalibrated import Uncalibrated
 from rankwell.data.pseudonyms import PseudonymKey, pseudonymise
 from rankwell.data.request import batch_from_request
 from rankwell.errors import BundleError, RequestError, SchemaError
+from rankwell.losses.label_smoothing import undo_label_smoothing
 from rankwell.models.wide_deep import Logistic
 from rankwell.ranking.policies import greedy
 from rankwell.ranking.utility import Utility
 from rankwell.serving.bundle import Bundle, write_bundle
 from rankwell.serving.ranker import Ranker
+from rankwell.serving.scorer import EagerScorer
 from rankwell.types import Impression, RankedList
 
 Candidate = tuple[int, int | None, list[int], float | None]
@@ -81,11 +83,13 @@ def test_a_request_is_calibrated_by_its_segments(tmp_path: Path) -> None:
     calibrators = {"click": by_title, "apply": Uncalibrated()}
     write_bundle(replace(BUNDLE, calibrators=calibrators, calibrate_by=("title",)), tmp_path / "bundle")
     ranker = Ranker(tmp_path / "bundle")
-    assert ranker.bundle.calibrate_by == ("title",)
+    assert ranker.scorer.calibrate_by == ("title",)
     asked = request([(60 - item, title, [1], 5.0) for item, title in enumerate([9, 4, 7, 4, 9])])
-    logits_CA, probabilities_CA = ranker.probabilities(batch_from_request(asked, BUNDLE.schema))
+    scores = ranker.scorer.score(batch_from_request(asked, BUNDLE.schema))
+    logits_CA, probabilities_CA = scores.logits_CA, scores.probabilities_CA
     slopes_C, offsets_C = torch.tensor([0.5, 2, 1, 2, 0.5]), torch.tensor([1.0, -1, 0, -1, 1])
-    expected_C = torch.sigmoid(slopes_C * logits_CA[:, 0].double() + offsets_C)
+    raw_CA = undo_label_smoothing(logits_CA.double(), BUNDLE.label_smoothing)
+    expected_C = torch.sigmoid(slopes_C * raw_CA[:, 0] + offsets_C)
     torch.testing.assert_close(probabilities_CA[:, 0], expected_C, rtol=1e-6, atol=0.0)
     ranked = ranker.rank(asked).ranked
     of_item = dict(zip([60, 59, 58, 57, 56], expected_C.tolist(), strict=True))
@@ -149,7 +153,7 @@ def test_equal_probabilities_are_told_apart_by_logit_then_by_item_id() -> None:
     ranked = ranker.rank(request(candidates)).ranked
     assert ranked.probabilities.unique().tolist() == [0.5]
 
-    logits_CA, _ = ranker.probabilities(batch_from_request(request(candidates), example.SCHEMA))
+    logits_CA = ranker.rank(request(candidates)).scores.logits_CA
     of_item = {candidate[0]: logit for candidate, logit in zip(candidates, logits_CA[:, 0].tolist(), strict=True)}
     assert len({of_item[item] for item in unknown}) == 1
     assert len(set(of_item.values())) > 25
@@ -234,17 +238,18 @@ def test_label_smoothing_is_undone_before_the_calibrator() -> None:
     q_CA = torch.sigmoid(raw_CA)
     assert float(q_CA.min()) > 0.05
     assert float(q_CA.max()) < 0.95
-    logits_CA, probabilities_CA = Ranker(replace(bundle, model=model)).probabilities(batch)
-    torch.testing.assert_close(probabilities_CA, (q_CA - 0.05) / 0.9, rtol=1e-12, atol=0)
-    torch.testing.assert_close(torch.sigmoid(logits_CA), probabilities_CA, rtol=1e-12, atol=0)
+    scores = EagerScorer(replace(bundle, model=model)).score(batch)
+    torch.testing.assert_close(scores.probabilities_CA, (q_CA - 0.05) / 0.9, rtol=1e-12, atol=0)
+    assert torch.equal(scores.logits_CA.double(), raw_CA)  # the model's own
 
 
 def test_whole_batches_get_the_probabilities_of_every_action() -> None:
     ranker = Ranker(replace(BUNDLE, label_smoothing=0.0))
     batch = example.batch(num_requests=20, seed=3)
     raw_CA = BUNDLE.model(batch.features).detach().double()
-    logits_CA, probabilities_CA = ranker.probabilities(batch)
-    assert torch.equal(logits_CA, raw_CA)
+    scores = ranker.scorer.score(batch)
+    logits_CA, probabilities_CA = scores.logits_CA, scores.probabilities_CA
+    assert torch.equal(logits_CA.double(), raw_CA)
     expected_CA = torch.stack([torch.sigmoid(0.7 * raw_CA[:, 0] - 1 / 3), torch.sigmoid(raw_CA[:, 1] / 1.9)], dim=1)
     torch.testing.assert_close(probabilities_CA, expected_CA, rtol=1e-12, atol=0)
     for ours in (logits_CA, probabilities_CA, ranker.rank(request(plain_candidates(3))).ranked.probabilities):
@@ -254,7 +259,7 @@ def test_whole_batches_get_the_probabilities_of_every_action() -> None:
 
 def test_each_action_has_its_own_list() -> None:
     plain = request(plain_candidates(40))
-    _, probabilities_CA = RANKER.probabilities(batch_from_request(plain, example.SCHEMA))
+    probabilities_CA = RANKER.rank(plain).scores.probabilities_CA
     for a, action in enumerate(("click", "apply")):
         ranker = Ranker(BUNDLE, action=action)
         assert ranker.action == action
@@ -286,7 +291,7 @@ def test_a_list_is_sorted_by_its_utility_and_carries_the_probability(candidates:
     ranker = Ranker(BUNDLE, utility=Utility(values={"click": 1.0, "apply": 20.0}))
     ranked = ranker.rank(request(candidates)).ranked
     assert ranked.utilities.tolist() == sorted(ranked.utilities.tolist(), reverse=True)
-    _, probabilities_CA = ranker.probabilities(batch_from_request(request(candidates), example.SCHEMA))
+    probabilities_CA = ranker.rank(request(candidates)).scores.probabilities_CA
     row = {candidate[0]: c for c, candidate in enumerate(candidates)}
     p_KA = probabilities_CA[[row[item] for item in ranked.item_ids.tolist()]]
     torch.testing.assert_close(ranked.probabilities, p_KA[:, 0], rtol=1e-5, atol=0)
@@ -437,7 +442,7 @@ def test_a_schema_without_an_item_cannot_name_what_it_ranks() -> None:
     ranker = Ranker(replace(BUNDLE, model=Logistic(schema, example.STATISTICS, seed=1)))
     with pytest.raises(SchemaError, match="names no item"):
         ranker.rank(request(plain_candidates(3)))
-    assert ranker.probabilities(example.batch(num_requests=2, seed=0))[0].shape[1] == 2
+    assert ranker.scorer.score(example.batch(num_requests=2, seed=0)).logits_CA.shape[1] == 2
 
 
 def test_events_beyond_the_limit_are_counted_in_the_answer() -> None:

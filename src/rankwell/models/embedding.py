@@ -21,7 +21,7 @@ from rankwell.schema import Bag, Categorical, Numeric, Quantiles, Schema, TableS
 from rankwell.tables.hashing import cross_ids
 from rankwell.tables.loan import IdColumn
 from rankwell.tables.quotient_remainder import composed_rows, part_columns
-from rankwell.tables.table import Table
+from rankwell.tables.row_source import RowSource
 from rankwell.types import Column, Features, Ragged
 
 __all__ = ["CrossColumns", "FeatureColumns", "IdColumns", "RowLookup", "Rows", "list_means"]
@@ -220,7 +220,7 @@ class RowLookup(nn.Module):
         table: Holds all of their tables, at one width.
     """
 
-    def __init__(self, columns: IdColumns, table: Table) -> None:
+    def __init__(self, columns: IdColumns, table: RowSource) -> None:
         super().__init__()
         self.columns, self.table = columns, table
         self.request_width: int = columns.num_blocks["request"] * table.width

@@ -1,7 +1,6 @@
 """A bundle into answers: one request in, its ranked list and the impressions to log out.
 
-Letters in names: R requests · C candidates, flat over the batch · K candidates of one request · A actions · S segment
-columns.
+Letters in names: R requests · C candidates, flat over the batch · K candidates of one request · A actions.
 """
 
 from __future__ import annotations
@@ -16,15 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rankwell.calibration.segment_columns import segments_of
 from rankwell.data.pseudonyms import PseudonymKey
 from rankwell.data.request import batch_from_request
 from rankwell.errors import RequestError, SchemaError
-from rankwell.losses.label_smoothing import undo_label_smoothing
 from rankwell.ranking.policies import Policy, greedy
 from rankwell.ranking.utility import Utility
 from rankwell.schema import Schema
 from rankwell.serving.bundle import Bundle, read_bundle
+from rankwell.serving.scorer import EagerScorer, Scorer, Scores
 from rankwell.tables.hashing import mix64
 from rankwell.types import Batch, Column, Features, Impression, Ragged, RankedList
 
@@ -38,12 +36,14 @@ class Ranking:
 
     Args:
         ranked: Best first.
+        scores: Of all candidates, in the order in which the request has them.
         impressions: What the request log keeps if the list is shown as it stands: one an entry, positions from 1.
         num_cut_events: By sequence, how many of the request's oldest events were left out, since there were more than
             the schema's `max_length`.
     """
 
     ranked: RankedList
+    scores: Scores
     impressions: tuple[Impression, ...]
     num_cut_events: Mapping[str, int] = field(default_factory=dict)
 
@@ -52,11 +52,11 @@ class Ranking:
 class Ranker:
     """Ranks the candidates of a request by a utility: by default the calibrated probability of an action.
 
-    The way of a request: logits → label smoothing undone → calibrators → probabilities → utility → policy. Several
-    threads may ask at once.
+    The way of a request: scorer (logits → label smoothing undone → calibrators → probabilities) → utility → policy.
+    Several threads may ask at once.
 
     Args:
-        bundle: A bundle, or the path of one. Its model is put into eval mode.
+        scorer: What scores candidates; or a bundle, or the path of one, scored in PyTorch.
         action: The action to rank for; by default the schema's first. Its probability is what a list and its
             impressions carry, whatever they are sorted by, and its logit is what tells equal utilities apart.
         utility: What the list is sorted by; by default the probability of `action`.
@@ -88,7 +88,7 @@ class Ranker:
 
     def __init__(
         self,
-        bundle: Bundle | str | Path,
+        scorer: Scorer | Bundle | str | Path,
         *,
         action: str | None = None,
         utility: Utility | None = None,
@@ -99,8 +99,9 @@ class Ranker:
     ) -> None:
         if max_candidates < 1:
             raise RequestError("max_candidates lets no request through", found=max_candidates, allowed="1 or more")
-        self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
-        self.bundle.model.eval()
+        if not isinstance(scorer, Scorer):
+            scorer = EagerScorer(scorer if isinstance(scorer, Bundle) else read_bundle(scorer))
+        self.scorer = scorer
         self._actions = tuple(action.name for action in self.schema.actions)
         self._ranked_for = 0 if action is None else self.schema.action_index(action)
         if utility is not None:
@@ -112,7 +113,7 @@ class Ranker:
     @property
     def schema(self) -> Schema:
         """What a request's columns mean."""
-        return self.bundle.schema
+        return self.scorer.schema
 
     @property
     def action(self) -> str:
@@ -134,9 +135,21 @@ class Ranker:
                 column that is not as the schema says, or no bids where the utility has a bid in it.
             SchemaError: The schema doesn't say which column is the item.
         """
+        return self.rank_batch(batch_from_request(request, self.schema, key=self._key), length=length)
+
+    def rank_batch(self, batch: Batch, *, length: int | None = None) -> Ranking:
+        """`rank` of a request that was read before.
+
+        Args:
+            batch: R = 1, with the member's pseudonym and, where the utility has a bid in it, the bids.
+            length: How many to rank; by default all candidates.
+
+        Raises:
+            RequestError: As `rank`.
+            SchemaError: The schema doesn't say which column is the item.
+        """
         if self.schema.item is None:
             raise SchemaError("the schema names no item, so a list cannot say what it ranks", do="declare `item`")
-        batch = batch_from_request(request, self.schema, key=self._key)
         num_candidates = batch.features.num_candidates
         if not 1 <= num_candidates <= self._max_candidates:
             raise RequestError(
@@ -146,58 +159,28 @@ class Ranker:
                 "let retrieval keep fewer, or raise max_candidates of the ranker",
             )  # fmt: skip
         item_ids_K, order_K = batch.audit.item_ids_C.sort()
-        features = _reordered(batch.features, order_K)
-        logits_KA = self._raw_logits(features)
-        logits_K = logits_KA[:, self._ranked_for]
-        segments_KS = segments_of(batch, self.bundle.calibrate_by)[order_K]
-        probabilities_K = self._calibrated(self._unsmoothed(logits_K), segments_KS, self._ranked_for)
+        in_order = dataclasses.replace(batch, features=_reordered(batch.features, order_K))
+        scores = self.scorer.score(in_order)
+        logits_K, probabilities_K = (of[:, self._ranked_for] for of in (scores.logits_CA, scores.probabilities_CA))
         utilities_K = probabilities_K
         if self.utility is not None:
             bids_C = batch.audit.columns.get(self.schema.bid) if self.schema.bid is not None else None
             utilities_K = self.utility.utilities_C(
-                self._all_calibrated(self._unsmoothed(logits_KA), segments_KS),
-                None if bids_C is None else bids_C[order_K],
-                schema=self.schema,
+                scores.probabilities_CA, None if bids_C is None else bids_C[order_K], schema=self.schema
             )
-        request_id = int(batch.audit.request_ids_R[0])
         ranked = self._policy(
             item_ids_K,
             utilities_K,
             logits_K=logits_K,  # the model's own: undoing label smoothing makes ties at its ends
             probabilities_K=probabilities_K,
             length=num_candidates if length is None else length,
-            seed=_request_seed(self._seed, request_id),
+            seed=_request_seed(self._seed, int(batch.audit.request_ids_R[0])),
         )
         history = batch.features.history
         cut = {name: int(e.num_cut_R.sum()) for name, e in history.items() if e.num_cut_R is not None}
-        return Ranking(ranked, _impressions(batch, ranked), cut)
-
-    def probabilities(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits and calibrated probabilities of whole requests, for every action.
-
-        Returns:
-            logits_CA, float64 log-odds with label smoothing undone; probabilities_CA, float64 in (0, 1). Columns in the
-            order of the schema's actions.
-        """
-        logits_CA = self._unsmoothed(self._raw_logits(batch.features))
-        return logits_CA, self._all_calibrated(logits_CA, segments_of(batch, self.bundle.calibrate_by))
-
-    def _raw_logits(self, features: Features) -> Tensor:
-        # nothing made in inference mode leaves the ranker: a caller could neither change it nor fit on it
-        with torch.inference_mode():
-            logits_CA: Tensor = self.bundle.model(features)
-        return logits_CA
-
-    def _unsmoothed(self, logits: Tensor) -> Tensor:
-        return undo_label_smoothing(logits, self.bundle.label_smoothing)
-
-    def _all_calibrated(self, logits_CA: Tensor, segments_CS: Tensor) -> Tensor:
-        actions = range(len(self._actions))
-        return torch.stack([self._calibrated(logits_CA[:, a], segments_CS, a) for a in actions], dim=1)
-
-    def _calibrated(self, logits_C: Tensor, segments_CS: Tensor, a: int) -> Tensor:
-        probabilities_C: Tensor = self.bundle.calibrators[self._actions[a]](logits_C, segments_CS)
-        return probabilities_C
+        place_K = order_K.argsort()
+        as_given = Scores(scores.logits_CA[place_K], scores.probabilities_CA[place_K])
+        return Ranking(ranked, as_given, _impressions(batch, ranked), cut)
 
 
 def _reordered(features: Features, order_K: Tensor) -> Features:
