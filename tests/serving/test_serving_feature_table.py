@@ -194,6 +194,23 @@ def test_a_damaged_version_is_refused_and_the_old_one_stays(tmp_path: Path, name
     assert table.num_items == 5
 
 
+def test_a_refused_version_is_not_read_again(tmp_path: Path) -> None:
+    """Its files may be long, and a server looks each second."""
+    small_table(tmp_path, 1.0)
+    table = FeatureTable(tmp_path, StoredColumns(SMALL), FeatureDefaults(SMALL))
+    rows = small_table(tmp_path, 2.0) / "items.rows"
+    content = rows.read_bytes()
+    rows.write_bytes(b"")
+    with pytest.raises(FeatureStoreError, match="cut off") as first:
+        table.refresh()
+    rows.write_bytes(content)  # unread
+    with pytest.raises(FeatureStoreError, match="cut off") as second:
+        table.refresh()
+    assert second.value is first.value
+    assert pay_of(table) == 1.0
+    assert pay_of(FeatureTable(tmp_path, StoredColumns(SMALL), FeatureDefaults(SMALL))) == 2.0
+
+
 def test_a_version_of_another_schema_is_refused(tmp_path: Path) -> None:
     small_table(tmp_path, 1.0)
     features = (Categorical(name="job"), Numeric(name="pay"))  # what may be missing there may not be missing here
@@ -222,6 +239,24 @@ def test_what_dead_writers_left_is_removed(tmp_path: Path) -> None:
 def _write_often(folder: Path, pay: float) -> None:
     for _ in range(5):
         small_table(folder, pay)
+
+
+def _write_for_ever(folder: Path) -> None:
+    while True:
+        small_table(folder, 1.0)
+
+
+def test_a_killed_writer_leaves_a_whole_version_and_no_lock(tmp_path: Path) -> None:
+    small_table(tmp_path, 0.0)
+    for wait_s in (0.02, 0.031, 0.043):
+        writer = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=(tmp_path,))
+        writer.start()
+        writer.join(wait_s)
+        writer.kill()
+        writer.join()
+        assert pay_of(FeatureTable(tmp_path, StoredColumns(SMALL), FeatureDefaults(SMALL))) in (0.0, 1.0)
+    small_table(tmp_path, 2.0)
+    assert len(list(tmp_path.glob("v-*"))) == 1
 
 
 def test_writers_and_readers_at_once_see_whole_versions(tmp_path: Path) -> None:

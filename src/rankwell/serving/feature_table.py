@@ -228,7 +228,7 @@ class FeatureTable(FeatureStore):
         if pointer == self._version.pointer:
             return False
         if self._refused is not None and self._refused[0] == pointer:
-            raise self._refused[1]
+            raise self._refused[1].with_traceback(None)  # raised each second, it would keep all its traces
         try:
             self._version = self._newest()
         except FeatureStoreError as error:
