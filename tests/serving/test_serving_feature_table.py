@@ -12,6 +12,7 @@ import pytest
 from feature_example import (
     DEFAULTS,
     SCHEMA,
+    STATISTICS,
     STORED,
     assert_equal_features,
     features_by_id,
@@ -25,7 +26,7 @@ from rankwell.data.pseudonyms import PseudonymKey, pseudonymise
 from rankwell.errors import FeatureStoreError, LogError, PrivacyError, RequestError, SchemaError
 from rankwell.schema import Action, Categorical, Numeric, Schema
 from rankwell.serving.feature_defaults import UNKNOWN_ID, FeatureDefaults
-from rankwell.serving.feature_table import FeatureTable, write_feature_table
+from rankwell.serving.feature_table import FeatureTable, open_feature_table, write_feature_table
 from rankwell.serving.stored_columns import StoredColumns
 from rankwell.types import MISSING_ID, Ragged
 
@@ -133,6 +134,25 @@ def test_parquet_gives_the_same_bytes_as_memory(tmp_path: Path) -> None:
         if name != "items.lists":  # pieces end elsewhere, lists are the same
             assert (one / name).read_bytes() == (other / name).read_bytes(), name
     assert sorted((one / "items.lists").read_bytes()) == sorted((other / "items.lists").read_bytes())
+
+
+def test_a_table_says_what_it_keeps_and_its_defaults(tmp_path: Path) -> None:
+    declared = {"home": (52.5, 13.25), "office": (-1.5, 2.0), "title": 3, "years": float("nan")}
+    write_feature_table(tmp_path, STORED, items=ITEMS, declared=declared)
+    with open_feature_table(tmp_path, SCHEMA, STATISTICS) as table:
+        assert table.stored == STORED
+        member, candidates = table.features(3, ids(1))
+        assert member.context["home"].tolist() == [[52.5, 13.25]]
+        assert member.context["title"].tolist() == [3]
+        assert candidates.columns["age"].tolist() == [7.25]  # the statistics'
+    with pytest.raises(SchemaError, match="mean is not known"):
+        open_feature_table(tmp_path, SCHEMA)
+    with pytest.raises(SchemaError, match="default"):
+        write_feature_table(tmp_path, STORED, items=ITEMS, declared={"title": -7})
+    with pytest.raises(SchemaError, match="not_stored"):
+        open_feature_table(tmp_path, SMALL)
+    with pytest.raises(FeatureStoreError, match="no feature table"):
+        open_feature_table(tmp_path / "nowhere", SCHEMA, STATISTICS)
 
 
 def test_items_alone_and_no_items_at_all(tmp_path: Path) -> None:

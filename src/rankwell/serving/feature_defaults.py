@@ -15,7 +15,10 @@ from rankwell.schema.schema import Schema
 from rankwell.serving.stored_columns import StoredFeature
 from rankwell.types import MISSING_ID
 
-__all__ = ["UNKNOWN_ID", "FeatureDefaults", "mean_place"]
+__all__ = ["UNKNOWN_ID", "Declared", "FeatureDefaults", "mean_place"]
+
+Declared = Mapping[str, int | float | Sequence[float]]
+"""Defaults by feature: an id, a number, the numbers of a vector, or (latitude, longitude)."""
 
 UNKNOWN_ID: Final = 2**63 - 1
 """An id that no table knows: above every `num_ids`, and never seen by a growing table."""
@@ -43,7 +46,7 @@ class FeatureDefaults:
     Args:
         schema: Of the log.
         statistics: Of train; without them a numeric that may not be missing must be declared.
-        declared: By feature: an id, a number, a list of numbers, or (latitude, longitude).
+        declared: Defaults that come before all others.
 
     Raises:
         SchemaError: A declared default is of no feature, or not of its feature's kind.
@@ -60,7 +63,7 @@ class FeatureDefaults:
         self,
         schema: Schema,
         statistics: NumericStatistics | None = None,
-        declared: Mapping[str, int | float | Sequence[float]] | None = None,
+        declared: Declared | None = None,
     ) -> None:
         self._statistics = statistics or NumericStatistics()
         self._tables = schema.table_specs()

@@ -27,9 +27,11 @@ from numpy.typing import NDArray
 
 from rankwell.data.atomic_file import AtomicFile
 from rankwell.data.pseudonyms import PseudonymKey
+from rankwell.data.statistics import NumericStatistics
 from rankwell.errors import FeatureStoreError
+from rankwell.schema.schema import Schema
 from rankwell.serving.feature_counts import FeatureCounts, LookUps
-from rankwell.serving.feature_defaults import FeatureDefaults
+from rankwell.serving.feature_defaults import Declared, FeatureDefaults
 from rankwell.serving.feature_source import FeatureSource
 from rankwell.serving.feature_store import (
     FeatureStore,
@@ -41,6 +43,7 @@ from rankwell.serving.feature_store import (
 from rankwell.serving.feature_table_version import (
     MANIFEST,
     TableSide,
+    check_files,
     read_manifest,
     read_side,
     write_side,
@@ -52,7 +55,7 @@ from rankwell.serving.row_reader import RowReader
 from rankwell.serving.stored_columns import StoredColumns
 from rankwell.types import MISSING_ID
 
-__all__ = ["FeatureTable", "write_feature_table"]
+__all__ = ["FeatureTable", "open_feature_table", "write_feature_table"]
 
 _CURRENT: Final = "CURRENT"
 _LOCK: Final = "LOCK"
@@ -76,6 +79,7 @@ def write_feature_table(
     items: Any = None,
     members: Any = None,
     key: PseudonymKey | None = None,
+    declared: Declared | None = None,
 ) -> Path:
     """Write a new version of a feature table, and put it in the place of the one in use.
 
@@ -89,6 +93,7 @@ def write_feature_table(
             item; or the path of a Parquet file, or of a folder of them. None: no items.
         members: The same of what stands on a request, histories among it, one row a member.
         key: Where given, member ids are raw and pseudonymised with it.
+        declared: Defaults for `open_feature_table`, kept in the manifest.
 
     Returns:
         The directory of the new version.
@@ -96,7 +101,7 @@ def write_feature_table(
     Raises:
         LogError: A column is missing or unknown, a value does not keep the schema, or an id stands twice.
         PrivacyError: Member ids are strings, and there is no key.
-        SchemaError: The schema names no item, or no member, and there are some.
+        SchemaError: The schema names no item, or no member, and there are some; or a declared default is none.
 
     >>> import tempfile
     >>> from rankwell.schema import Action, Categorical, Numeric, Schema
@@ -110,6 +115,7 @@ def write_feature_table(
     >>> found.columns["pay"], found.is_missing_K
     (tensor([50., nan, 40.]), array([False,  True, False]))
     """
+    FeatureDefaults(stored.schema, declared=declared)  # refuses what is none
     sources: dict[str, tuple[FeatureSource, RowLayout]] = {}
     if items is not None:
         source = FeatureSource(items, stored.item_source(), "items", key=None)
@@ -124,7 +130,8 @@ def write_feature_table(
         with NewDirectory.beside(target) as new:
             for side, (source, layout) in sources.items():
                 write_side(source, layout, side, new)
-            manifest = written_manifest({side: layout for side, (_, layout) in sources.items()}, new.written)
+            layouts = {side: layout for side, (_, layout) in sources.items()}
+            manifest = written_manifest(stored, declared or {}, layouts, new.written)
             new.write(MANIFEST, manifest)
             new.put_in_place()
         with AtomicFile(root / _CURRENT) as file:
@@ -133,6 +140,41 @@ def write_feature_table(
             if other.name != target.name:
                 shutil.rmtree(other, ignore_errors=True)
     return target
+
+
+def open_feature_table(
+    directory: str | Path, schema: Schema, statistics: NumericStatistics | None = None
+) -> FeatureTable:
+    """A feature table read as its manifest says: what is not stored, and which defaults were declared.
+
+    Args:
+        directory: Of the table.
+        schema: Of the bundle that is served.
+        statistics: The bundle's; see `FeatureDefaults`.
+
+    Raises:
+        FeatureStoreError: There is no table, it is damaged, or was written for another schema.
+        SchemaError: A stored feature has no default, or the schema lacks what is said not to be stored.
+    """
+    root = Path(directory)
+    for _ in range(_TRIES):
+        version = root / _pointer_of(root).partition(" ")[0]
+        try:
+            manifest = read_manifest(version)
+        except FileNotFoundError:
+            continue  # replaced while it was being read
+        stored = StoredColumns(schema, manifest["not_stored"])
+        return FeatureTable(root, stored, FeatureDefaults(schema, statistics, manifest["declared"]))
+    raise FeatureStoreError(f"the feature table {version} lacks a file", found=MANIFEST, do="write the table again")
+
+
+def _pointer_of(root: Path) -> str:
+    try:
+        return (root / _CURRENT).read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise FeatureStoreError(
+            f"there is no feature table at {str(root)!r}", found=str(error), do="write_feature_table first"
+        ) from None
 
 
 @contextmanager
@@ -224,7 +266,7 @@ class FeatureTable(FeatureStore):
 
         A version that was refused is not read again.
         """
-        pointer = self._pointer()
+        pointer = _pointer_of(self._root)
         if pointer == self._version.pointer:
             return False
         if self._refused is not None and self._refused[0] == pointer:
@@ -245,17 +287,9 @@ class FeatureTable(FeatureStore):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _pointer(self) -> str:
-        try:
-            return (self._root / _CURRENT).read_text(encoding="ascii").strip()
-        except (OSError, ValueError) as error:
-            raise FeatureStoreError(
-                f"there is no feature table at {str(self._root)!r}", found=str(error), do="write_feature_table first"
-            ) from None
-
     def _newest(self) -> _Version:
         for _ in range(_TRIES):
-            pointer = self._pointer()
+            pointer = _pointer_of(self._root)
             name, _, sha256 = pointer.partition(" ")
             directory = self._root / name
             try:
@@ -264,10 +298,11 @@ class FeatureTable(FeatureStore):
                 manifest = read_manifest(directory)
                 if hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest() != sha256:
                     raise FeatureStoreError(f"{directory / MANIFEST} is damaged", do="write the table again")
+                check_files(directory, manifest)
                 items = read_side(directory, manifest, self._rows.item_layout, "items")
                 members = read_side(directory, manifest, self._rows.member_layout, "members")
             except FileNotFoundError as error:
-                if self._pointer() == pointer:
+                if _pointer_of(self._root) == pointer:
                     raise FeatureStoreError(
                         f"the feature table {directory} lacks a file", found=str(error), do="write the table again"
                     ) from None

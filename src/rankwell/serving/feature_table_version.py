@@ -2,7 +2,8 @@
 
 ::
 
-    manifest.json                 format version, fingerprints of the rows, and of each file its size and SHA-256
+    manifest.json                 format version, what is not stored, declared defaults, fingerprints of the rows, and
+                                  of each file its size and SHA-256
     items.index, members.index    ids to places; see `rankwell.serving.id_index`
     items.rows, members.rows      rows in the order of places; a row's head is the word at which its lists begin
     items.lists, members.lists    the words of all lists; see `rankwell.serving.row_layout`
@@ -22,12 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankwell.errors import FeatureStoreError, RankwellError
+from rankwell.serving.feature_defaults import Declared
 from rankwell.serving.feature_source import FeatureSource
 from rankwell.serving.id_index import IdIndex, write_id_index
 from rankwell.serving.new_directory import NewDirectory, WrittenFile, hash_file
 from rankwell.serving.row_layout import FORMAT_VERSION, RowLayout
+from rankwell.serving.stored_columns import StoredColumns
 
-__all__ = ["MANIFEST", "TableSide", "read_manifest", "read_side", "write_side", "written_manifest"]
+__all__ = ["MANIFEST", "TableSide", "check_files", "read_manifest", "read_side", "write_side", "written_manifest"]
 
 Ints = NDArray[np.int64]
 
@@ -77,10 +80,14 @@ def write_side(source: FeatureSource, layout: RowLayout, side: str, directory: N
         file.write(words_nW.data.cast("B") if words_nW.size else b"")
 
 
-def written_manifest(layouts: dict[str, RowLayout], files: dict[str, WrittenFile]) -> bytes:
+def written_manifest(
+    stored: StoredColumns, declared: Declared, layouts: dict[str, RowLayout], files: dict[str, WrittenFile]
+) -> bytes:
     """The manifest of what was written."""
     content = {
         "format_version": FORMAT_VERSION,
+        "not_stored": stored.not_stored,
+        "declared": dict(declared),
         "fingerprints": {side: layout.fingerprint for side, layout in layouts.items()},
         "files": {name: [file.num_bytes, file.sha256] for name, file in sorted(files.items())},
     }
@@ -88,19 +95,20 @@ def written_manifest(layouts: dict[str, RowLayout], files: dict[str, WrittenFile
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a version, after every file's size and checksum was found right.
-
-    Reading each file once also brings it into memory, before the first request asks.
+    """The manifest of a version.
 
     Raises:
-        FeatureStoreError: A file is missing, cut off or changed, or the format is not known here.
+        FeatureStoreError: It is damaged, or the format is not known here.
         FileNotFoundError: There is no manifest, as when the version was just replaced.
     """
     text = (directory / MANIFEST).read_bytes()
     try:
         manifest: dict[str, Any] = json.loads(text)
-        version, files = manifest["format_version"], {n: WrittenFile(*f) for n, f in manifest["files"].items()}
-        manifest["fingerprints"].items()
+        version = manifest["format_version"]
+        manifest["files"] = {name: WrittenFile(*file) for name, file in manifest["files"].items()}
+        for part in ("fingerprints", "declared"):
+            manifest[part].items()
+        manifest["not_stored"] = tuple(manifest["not_stored"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FeatureStoreError(f"{directory / MANIFEST} is damaged", found=str(error), do=_WRITE_AGAIN) from None
     if version != FORMAT_VERSION:
@@ -108,14 +116,25 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             f"the feature table {directory} has a format that is not known here", found=version,
             allowed=FORMAT_VERSION, do="read it with the rankwell that wrote it",
         )  # fmt: skip
-    for name, file in _named(files):
+    return manifest
+
+
+def check_files(directory: Path, manifest: dict[str, Any]) -> None:
+    """Compare every file's size and checksum with the manifest's.
+
+    Reading each file once also brings it into memory, before the first request asks.
+
+    Raises:
+        FeatureStoreError: A file is cut off or changed.
+        FileNotFoundError: A file is missing.
+    """
+    for name, file in _named(manifest["files"]):
         found = hash_file(directory / name)
         if found != file:
             raise FeatureStoreError(
                 f"{directory / name} is cut off or damaged", found=f"{found.num_bytes} bytes, SHA-256 {found.sha256}",
                 allowed=f"{file.num_bytes} bytes, SHA-256 {file.sha256}", do=_WRITE_AGAIN,
             )  # fmt: skip
-    return manifest
 
 
 def read_side(directory: Path, manifest: dict[str, Any], layout: RowLayout, side: str) -> TableSide:
