@@ -31,6 +31,7 @@ SMALL_winners_curse := --requests 300 --seeds 2
 SMALL_off_policy := --rows 100000 1000000 --repeats 1
 SMALL_off_policy_coverage := --logs 50
 SMALL_examination := --requests 8000 --seeds 1
+SMALL_feature_store := --items 20000 --members 2000 --requests 300
 SMALL_calibration_speed := --points 200000 --rounds 1 --without-peers
 SMALL_segment_calibration := --rows 50000 --seeds 1 --samples 5 --without-peers
 BENCHMARKS := $(patsubst benchmarks/%.py,out/bench/%.json,$(wildcard benchmarks/*.py))

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from rankwell.app.features_command import features
 from rankwell.app.head_inspection import draw_heads, head_tables
 from rankwell.app.inspection import draw_inspection, inspection_tables
 from rankwell.app.json_file import Json, write_json, write_text
@@ -41,6 +42,7 @@ app: Final = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(study, name="study")
+app.command()(features)
 
 
 class _TablesByDefault(TyperGroup):
