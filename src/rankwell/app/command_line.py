@@ -21,6 +21,7 @@ from rankwell.app.pipeline import demonstrate
 from rankwell.app.plan_table import plan_printer
 from rankwell.app.progress import progress_of_simulation, progress_of_training
 from rankwell.app.run import EvaluatedRun, evaluate_run, report_run, train_runs
+from rankwell.app.served_log_commands import compact, label
 from rankwell.app.study_commands import study
 from rankwell.data.writer import impressions_table
 from rankwell.errors import RankwellError, RequestError
@@ -42,6 +43,8 @@ app: Final = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(study, name="study")
+app.command()(compact)
+app.command()(label)
 app.command()(features)
 
 

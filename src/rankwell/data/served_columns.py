@@ -21,7 +21,7 @@ _PREFIX: Final = "served_"
 
 
 def served_logit(action: str) -> str:
-    """The column of an action's logits: log-odds with label smoothing undone, before calibration."""
+    """The column of an action's logits: the model's own log-odds, before calibration."""
     return f"{_PREFIX}logit_{action}"
 
 

@@ -5,17 +5,20 @@ Letters: K candidates of the request · n shown · A actions · S segment column
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rankwell.types import Features
+from rankwell.calibration.segment_columns import segments_of
+from rankwell.serving.ranker import Ranking
+from rankwell.types import Batch, Features
 
-__all__ = ["ServedRequest"]
+__all__ = ["ServedRequest", "served_request"]
 
 Array = Tensor | NDArray[np.generic]
 
@@ -33,7 +36,7 @@ class ServedRequest:
         item_ids_K: int64, distinct, in the order of the features.
         places_n: int64, the places among the K of those that were shown; the first stands at position 1.
         propensities_n: float64 in (0, 1], the marginal probability that the policy put each at its position.
-        logits_KA: Log-odds with label smoothing undone, of each action of the schema.
+        logits_KA: The model's own log-odds, of each action of the schema.
         probabilities_KA: Calibrated, in (0, 1).
         bundle_id: Of the bundle that answered.
         correction_id: Of the correction that was applied to it; None where there was none.
@@ -68,3 +71,41 @@ class ServedRequest:
     segments_KS: Array | None = None
     prices_micros_n: Array | None = None
     audit: Mapping[str, Array] = field(default_factory=dict)
+
+
+def served_request(
+    batch: Batch,
+    ranking: Ranking,
+    *,
+    bundle_id: str,
+    calibrate_by: Sequence[str] = (),
+    correction_id: str | None = None,
+    prices_micros_n: Array | None = None,
+) -> ServedRequest:
+    """The answer of a ranker to a batch of one request, to be logged as it is shown.
+
+    Args:
+        batch: The request, as the ranker was given it.
+        ranking: Its answer.
+        bundle_id: See `ServedRequest`.
+        calibrate_by: The segments of the scorer's calibrators, as the scorer names them.
+        correction_id, prices_micros_n: See `ServedRequest`.
+    """
+    audit, item_ids_K = batch.audit, batch.audit.item_ids_C
+    sorted_ids_K, order_K = torch.sort(item_ids_K)
+    return ServedRequest(
+        request_id=int(audit.request_ids_R[0]),
+        member_id=int(audit.member_ids_R[0]),
+        time_us=int(audit.times_us_R[0]),
+        features=batch.features,
+        item_ids_K=item_ids_K,
+        places_n=order_K[torch.searchsorted(sorted_ids_K, ranking.ranked.item_ids)],
+        propensities_n=ranking.ranked.propensities,
+        logits_KA=ranking.scores.logits_CA,
+        probabilities_KA=ranking.scores.probabilities_CA,
+        bundle_id=bundle_id,
+        correction_id=correction_id,
+        segments_KS=segments_of(batch, calibrate_by) if calibrate_by else None,
+        prices_micros_n=prices_micros_n,
+        audit=audit.columns,
+    )
