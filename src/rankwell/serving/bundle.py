@@ -23,38 +23,33 @@ import json
 import math
 import platform
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, final
 
 import safetensors
 import safetensors.torch
-from pydantic import ValidationError
 from torch import Tensor
 
 import rankwell
 from rankwell.calibration.calibrator import Calibrator
 from rankwell.calibration.segment_columns import known_segments
-from rankwell.data.statistics import NumericStatistics
 from rankwell.errors import BundleError, RankwellError
 from rankwell.losses.label_smoothing import check_epsilon
 from rankwell.models.model import Model
 from rankwell.schema import Schema
+from rankwell.serving.bundle_files import BundleFiles, write_declaration
 from rankwell.serving.manifest import FileRecord, Manifest, class_at, class_path, is_bundle, read_manifest
 from rankwell.serving.new_directory import NewDirectory
 from rankwell.serving.row_file import ROWS, STATES, ZEROS, file_stem, read_rows, write_rows
 
-__all__ = ["Bundle", "read_bundle", "write_bundle"]
+__all__ = ["Bundle", "check_place", "read_bundle", "write_bundle"]
 
-_SCHEMA: Final = "schema.json"
-_STATISTICS: Final = "statistics.json"
-_SETTINGS: Final = "settings.json"
 _DENSE: Final = "dense.safetensors"
 _CALIBRATORS: Final = "calibrators.safetensors"
 _METRICS: Final = "metrics.json"
 _PROVENANCE: Final = "provenance.json"
-_ANOTHER_VERSION: Final = "read it with the rankwell that wrote it (see library_version in its manifest), or train anew"
 
 
 @final
@@ -78,6 +73,7 @@ class Bundle:
         RecipeError: ε is outside [0, 1).
 
     >>> from rankwell.calibration.uncalibrated import Uncalibrated
+    >>> from rankwell.data.statistics import NumericStatistics
     >>> from rankwell.models.wide_deep import Logistic
     >>> from rankwell.schema import Action, Categorical
     >>> schema = Schema(features=(Categorical(name="job"),), actions=(Action(name="click"),), item="job")
@@ -131,6 +127,7 @@ def write_bundle(bundle: Bundle, path: str | Path) -> None:
 
     >>> import tempfile
     >>> from rankwell.calibration.platt import Platt
+    >>> from rankwell.data.statistics import NumericStatistics
     >>> from rankwell.models.wide_deep import Logistic
     >>> from rankwell.schema import Action, Categorical
     >>> schema = Schema(features=(Categorical(name="job"),), actions=(Action(name="click"),), item="job")
@@ -142,7 +139,7 @@ def write_bundle(bundle: Bundle, path: str | Path) -> None:
     {'test.click.log_loss': 0.25}
     """
     target = Path(path).resolve()
-    _check_place(target)
+    check_place(target)
     classes = class_path(bundle.model), {action: class_path(c) for action, c in sorted(bundle.calibrators.items())}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +189,7 @@ def read_bundle(path: str | Path) -> Bundle:
     directory = Path(path)
     manifest = read_manifest(directory)
     manifest.check_files(directory)
-    files = _Files(directory, manifest)
+    files = BundleFiles(directory, manifest)
     model = _read_model(files)
     provenance = files.json(_PROVENANCE)
     metrics = {name: float(number) for name, number in files.json(_METRICS).items()}
@@ -208,47 +205,12 @@ def read_bundle(path: str | Path) -> Bundle:
     )
 
 
-@final
-class _Files:
-    """The files of a bundle that its manifest lists."""
+def check_place(target: Path) -> None:
+    """Refuse to write where something stands that is neither a bundle nor a deployment.
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
-        self.directory, self.manifest = directory, manifest
-
-    def path(self, name: str) -> Path:
-        if name not in self.manifest.files:
-            raise BundleError(
-                f"the bundle {self.directory} has no {name}", found=list(self.manifest.files), do=_ANOTHER_VERSION
-            )
-        return self.directory / name
-
-    def text(self, name: str) -> str:
-        return self.path(name).read_text(encoding="utf-8")
-
-    def json(self, name: str) -> dict[str, Any]:
-        try:
-            content: dict[str, Any] = json.loads(self.text(name))
-        except ValueError as error:
-            raise BundleError(f"{self.path(name)} is no JSON", found=str(error), do=_ANOTHER_VERSION) from None
-        return content
-
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        try:
-            tensors: dict[str, Tensor] = safetensors.torch.load_file(self.path(name))
-        except safetensors.SafetensorError as error:
-            raise BundleError(
-                f"{self.path(name)} is no safetensors file", found=str(error), do=_ANOTHER_VERSION
-            ) from None
-        return tensors
-
-    def misfit(self, name: str, owner: str, why: object) -> BundleError:
-        return BundleError(
-            f"{name} of the bundle {self.directory} does not fit {owner}, which has changed since it was written",
-            found=str(why), do=_ANOTHER_VERSION,
-        )  # fmt: skip
-
-
-def _check_place(target: Path) -> None:
+    Raises:
+        BundleError: Something does.
+    """
     taken = target.exists() and not is_bundle(target)
     if taken and not (target.is_dir() and not any(target.iterdir())):
         raise BundleError(
@@ -260,9 +222,7 @@ def _check_place(target: Path) -> None:
 
 def _write_files(bundle: Bundle, directory: NewDirectory) -> None:
     model = bundle.model
-    directory.write(_SCHEMA, _line(model.schema.to_json()))
-    directory.write(_STATISTICS, _line(model.statistics.to_json()))
-    directory.write(_SETTINGS, _line(model.settings.model_dump_json(indent=1)))
+    write_declaration(model, directory)
     directory.write(_DENSE, _packed(model.state_dict()))
     for part, table in sorted(model.tables.items()):
         for name in table.names:
@@ -279,20 +239,9 @@ def _write_files(bundle: Bundle, directory: NewDirectory) -> None:
     directory.write(_PROVENANCE, _json({"versions": _versions(), **bundle.provenance}, "provenance"))
 
 
-def _read_model(files: _Files) -> Model:
+def _read_model(files: BundleFiles) -> Model:
     path = files.manifest.model
-    cls = class_at(path, Model)  # type: ignore[type-abstract]
-    try:
-        schema = Schema.from_json(files.text(_SCHEMA))
-        statistics = NumericStatistics.from_json(files.text(_STATISTICS))
-        settings = cls.settings_class.model_validate_json(files.text(_SETTINGS))
-        build: Callable[..., Model] = cls  # every concrete model is built so
-        # of what the seed draws, all that is read is overwritten here; the start of rows yet unseen is not
-        model = build(schema, statistics, settings, seed=files.manifest.seed)
-    except BundleError:
-        raise
-    except (RankwellError, ValidationError, TypeError) as error:
-        raise files.misfit(_SETTINGS, path, error) from error
+    model = files.empty_model()
     try:
         model.load_state_dict(files.tensors(_DENSE))
     except RuntimeError as error:
@@ -309,7 +258,7 @@ def _read_model(files: _Files) -> Model:
     return model.eval()
 
 
-def _read_calibrators(files: _Files) -> dict[str, Calibrator]:
+def _read_calibrators(files: BundleFiles) -> dict[str, Calibrator]:
     fitted: dict[str, dict[str, Tensor]] = {action: {} for action in files.manifest.calibrators}
     for key, buffer in files.tensors(_CALIBRATORS).items():
         action, _, name = key.partition("/")
@@ -334,13 +283,9 @@ def _packed(tensors: Mapping[str, Tensor]) -> bytes:
     return packed
 
 
-def _line(text: str) -> bytes:
-    return text.encode() + b"\n"
-
-
 def _json(content: Mapping[str, Any], what: str) -> bytes:
     try:
-        return _line(json.dumps(content, indent=1, allow_nan=False))
+        return json.dumps(content, indent=1, allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError) as error:
         raise BundleError(
             f"the {what} of a bundle cannot be written as JSON", found=str(error),

@@ -23,12 +23,27 @@ from torch import nn
 from rankwell.errors import BundleError
 from rankwell.serving.new_directory import NewDirectory, displaced, hash_file
 
-__all__ = ["FORMAT_VERSION", "FileRecord", "Manifest", "class_at", "class_path", "is_bundle", "read_manifest"]
+__all__ = [
+    "BUNDLE",
+    "DEPLOYMENT",
+    "FORMAT_VERSION",
+    "FileRecord",
+    "Manifest",
+    "class_at",
+    "class_path",
+    "hash_of_manifest",
+    "is_bundle",
+    "read_manifest",
+]
 
 FORMAT_VERSION: Final = 2
 """The format of bundles that this code writes, and the only one that it reads."""
 
-_FORMAT: Final = "rankwell bundle"
+BUNDLE: Final = "rankwell bundle"
+"""What is trained, and can be trained further."""
+DEPLOYMENT: Final = "rankwell deployment"
+"""What is made of a bundle to serve; see `rankwell.serving.deployment`."""
+
 _NAME: Final = "manifest.json"
 _CHECKSUM_NAME: Final = "manifest.sha256"
 _COPY_AGAIN: Final = "copy the bundle again from where it was written, or write it again"
@@ -64,6 +79,7 @@ class Manifest(_Record):
         label_smoothing: ε of the training loss, to be inverted behind the model; see `undo_label_smoothing`.
         calibrate_by: Features that the calibrators take as segments, from coarse to fine.
         files: Every other file by its name in the directory, "/" between the parts.
+        format: `BUNDLE` or `DEPLOYMENT`.
     """
 
     library_version: str
@@ -74,11 +90,12 @@ class Manifest(_Record):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     calibrate_by: list[str] = []
     files: dict[_FileName, FileRecord]
+    format: str = BUNDLE
 
     def write(self, directory: NewDirectory) -> None:
         """Add the manifest and its checksum to a new directory."""
-        head = {"format": _FORMAT, "format_version": FORMAT_VERSION}
-        text = json.dumps(head | self.model_dump(), indent=1).encode() + b"\n"
+        head = {"format": self.format, "format_version": FORMAT_VERSION}
+        text = json.dumps(head | self.model_dump(exclude={"format"}), indent=1).encode() + b"\n"
         directory.write(_NAME, text)
         directory.write(_CHECKSUM_NAME, _checksum_line(text).encode())
 
@@ -110,8 +127,12 @@ def is_bundle(directory: Path) -> bool:
     return (directory / _NAME).is_file() or (directory / _CHECKSUM_NAME).is_file()
 
 
-def read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: Path, *, kind: str = BUNDLE) -> Manifest:
     """The manifest of a bundle, held against its own checksum; the other files are not looked at.
+
+    Args:
+        directory: Of the bundle.
+        kind: What is expected to stand there, `BUNDLE` or `DEPLOYMENT`.
 
     Raises:
         BundleError: The directory is no bundle, its manifest is damaged, or its format is unknown.
@@ -130,7 +151,12 @@ def read_manifest(directory: Path) -> Manifest:
             found=repr(content[_CHECKSUM_NAME][:100]), allowed=f"{expected!r}, by the manifest as it stands",
             do=_COPY_AGAIN,
         )  # fmt: skip
-    return _parsed(content[_NAME], directory)
+    return _parsed(content[_NAME], directory, kind)
+
+
+def hash_of_manifest(directory: Path) -> str:
+    """The SHA-256 of a manifest, in hexadecimal: of all that it lists, too."""
+    return hash_file(directory / _NAME).sha256
 
 
 def class_path(instance: nn.Module) -> str:
@@ -221,15 +247,18 @@ def _unreadable(directory: Path, name: str, error: OSError) -> BundleError:
     )
 
 
-def _parsed(text: bytes, directory: Path) -> Manifest:
+def _parsed(text: bytes, directory: Path, kind: str) -> Manifest:
     try:
         fields = json.loads(text)
     except ValueError:
         fields = None
-    if not isinstance(fields, Mapping) or fields.get("format") != _FORMAT:
+    if not isinstance(fields, Mapping) or fields.get("format") != kind:
+        exports = kind == DEPLOYMENT and isinstance(fields, Mapping) and fields.get("format") == BUNDLE
         raise BundleError(
-            f"{_NAME} in {directory} is not that of a bundle", found=repr(text[:60]), allowed=f"format: {_FORMAT!r}",
-            do="give the directory that the bundle was written to",
+            f"{_NAME} in {directory} is not that of a {kind.removeprefix('rankwell ')}", found=repr(text[:60]),
+            allowed=f"format: {kind!r}",
+            do="export the bundle first (rankwell export)" if exports else
+            f"give the directory that the {kind.removeprefix('rankwell ')} was written to",
         )  # fmt: skip
     if fields.get("format_version") != FORMAT_VERSION:
         raise BundleError(
@@ -239,7 +268,7 @@ def _parsed(text: bytes, directory: Path) -> Manifest:
             do="read it with the rankwell that wrote it, or train and write the bundle again",
         )
     try:
-        known = {name: value for name, value in fields.items() if name not in ("format", "format_version")}
+        known = {name: value for name, value in fields.items() if name != "format_version"}
         return Manifest.model_validate(known)
     except ValidationError as error:
         detail = error.errors()[0]

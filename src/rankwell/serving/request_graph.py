@@ -27,9 +27,10 @@ from rankwell.models.embedding import RowLookup, Rows
 from rankwell.models.head_gates import StaticGates
 from rankwell.models.model import Model
 from rankwell.models.specialised_attention import SpecialisedAttention
-from rankwell.schema import Bag, Categorical, Place, Schema, Vector
+from rankwell.schema import Bag, Schema
 from rankwell.serving.bundle import Bundle
 from rankwell.serving.calibration_end import CalibrationEnd
+from rankwell.serving.example_request import example_request
 from rankwell.serving.onnx_export import export_graph
 from rankwell.types import Column, Events, Features, Ragged
 
@@ -109,8 +110,8 @@ class _GivenRows(nn.Module):
         event_HW = {s: inputs[f"rows.{self._name}.history.{s}"] for s in self._event_widths}
         self._rows = Rows(block("context", 1), block("candidates", num_candidates), event_HW)
 
-    def example(self, num_events: Mapping[str, int]) -> dict[str, Tensor]:
-        event_HW = {s: torch.randn(num_events[s], width) for s, width in self._event_widths.items()}
+    def example(self) -> dict[str, Tensor]:
+        event_HW = {s: torch.randn(_NUM_EVENTS, width) for s, width in self._event_widths.items()}
         rows = Rows(torch.randn(1, self.request_width), torch.randn(_NUM_CANDIDATES, self.candidate_width), event_HW)
         return row_inputs(self._name, rows)
 
@@ -145,19 +146,13 @@ class _RequestGraph(nn.Module):
 
     def example(self) -> dict[str, Tensor]:
         """Inputs to trace with."""
-        inputs = {SEGMENTS: torch.zeros(_NUM_CANDIDATES, self._num_segments, dtype=torch.int64)}
-        for feature in self.schema.visible_features:
-            column = _example(feature, 1 if feature.on == "request" else _NUM_CANDIDATES)
-            inputs |= _column_inputs(f"{_SIDES[feature.on]}.{feature.name}", column)
-        num_events = {sequence.name: _NUM_EVENTS + k for k, sequence in enumerate(self.schema.sequences)}
-        for sequence in self.schema.sequences:  # of unequal lengths, or they would be taken for one
-            columns = {field.name: _example(field, num_events[sequence.name]) for field in sequence.fields}
-            if sequence.time is not None and self.schema.time is not None:
-                columns["age_s"] = torch.arange(float(num_events[sequence.name]), 0.0, -1.0)
-            for name, column in columns.items():
-                inputs |= _column_inputs(f"history.{sequence.name}.{name}", column)
+        batch = example_request(
+            self.schema, self.model.statistics, num_candidates=_NUM_CANDIDATES, num_events=_NUM_EVENTS, seed=0
+        )  # fmt: skip
+        inputs = feature_inputs(batch.features)
+        inputs[SEGMENTS] = torch.zeros(_NUM_CANDIDATES, self._num_segments, dtype=torch.int64)
         for given in self._given:
-            inputs |= given.example(num_events)
+            inputs |= given.example()
         return inputs
 
 
@@ -214,17 +209,3 @@ def _is_free(name: str) -> bool:
     if name.startswith("rows."):
         return not name.endswith(".context")
     return not name.startswith("context.") or name.endswith(".values")
-
-
-def _example(column: object, num_entries: int) -> Column:
-    match column:
-        case Categorical():
-            return torch.zeros(num_entries, dtype=torch.int64)
-        case Bag():
-            return Ragged(torch.zeros(2 * num_entries + 1, dtype=torch.int64), torch.arange(num_entries + 1) * 2)
-        case Vector():
-            return torch.randn(num_entries, column.width)
-        case Place():
-            return torch.randn(num_entries, 2)
-        case _:
-            return torch.randn(num_entries)

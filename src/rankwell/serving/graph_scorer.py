@@ -1,0 +1,138 @@
+"""A deployment's graph under ONNX Runtime, with rows from the files that all processes share.
+
+Letters in names: C candidates of the request · A actions.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rankwell.calibration.segment_columns import segments_of
+from rankwell.data.statistics import NumericStatistics
+from rankwell.errors import BundleError, MissingExtraError, RequestError
+from rankwell.models.embedding import RowLookup
+from rankwell.schema import Schema
+from rankwell.serving.example_request import example_request, most_events
+from rankwell.serving.request_graph import LOGITS, PROBABILITIES, SEGMENTS, feature_inputs, row_inputs
+from rankwell.serving.scorer import Scorer, Scores
+from rankwell.types import Batch
+
+__all__ = ["PROVIDERS", "GraphScorer"]
+
+PROVIDERS: Final = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+"""What a graph is run by, the first that the installed ONNX Runtime has."""
+
+_WARM_UP: Final = ((1, 0), (500, 50), (50, 1), (500, 50))
+
+
+@final
+class GraphScorer(Scorer):
+    """One request at a time through a graph; its own work is O(history) + O(candidates), in compiled code.
+
+    Args:
+        schema: What a request's columns mean.
+        statistics: Of its numerics, for the requests that warm it up.
+        graph: What `rankwell.serving.request_graph.request_graph` wrote.
+        lookups: By the names that the graph knows them by, reading the rows.
+        calibrate_by: Features that the calibrators take as segments.
+        num_threads: That one request is worked on by; where requests come faster than one thread answers them, more
+            processes do better.
+        providers: By preference; those that the installed ONNX Runtime lacks are passed over.
+
+    Raises:
+        BundleError: ONNX Runtime cannot load the graph, or has none of the providers.
+        MissingExtraError: It is not installed.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        statistics: NumericStatistics,
+        graph: bytes,
+        lookups: Mapping[str, RowLookup],
+        *,
+        calibrate_by: Sequence[str] = (),
+        num_threads: int = 1,
+        providers: Sequence[str] = PROVIDERS,
+    ) -> None:
+        self._schema, self._calibrate_by = schema, tuple(calibrate_by)
+        self._lookups = dict(lookups)
+        for lookup in self._lookups.values():
+            lookup.eval()
+        self._session = _session(graph, num_threads, providers)
+        self._names = [put.name for put in self._session.get_inputs()]
+        for seed, (num_candidates, num_events) in enumerate(_WARM_UP):
+            num_events = min(num_events, most_events(schema))
+            self.score(
+                example_request(schema, statistics, num_candidates=num_candidates, num_events=num_events, seed=seed)
+            )
+
+    @property
+    def schema(self) -> Schema:
+        """See `Scorer`."""
+        return self._schema
+
+    @property
+    def calibrate_by(self) -> tuple[str, ...]:
+        """See `Scorer`."""
+        return self._calibrate_by
+
+    @property
+    def provider(self) -> str:
+        """What the graph is run by."""
+        providers: list[str] = self._session.get_providers()
+        return providers[0]
+
+    def score(self, batch: Batch) -> Scores:
+        """See `Scorer`; R = 1."""
+        features = batch.features
+        if features.num_requests != 1:
+            raise RequestError(
+                "a graph scores requests one by one", found=f"{features.num_requests} requests", allowed="1",
+                do="score them in turn, or take rankwell.serving.scorer.EagerScorer",
+            )  # fmt: skip
+        inputs = feature_inputs(features)
+        with torch.inference_mode():
+            for name, lookup in self._lookups.items():
+                inputs |= row_inputs(name, lookup(features))
+        inputs[SEGMENTS] = segments_of(batch, self._calibrate_by)
+        given = {name: inputs[name].numpy() for name in self._names}
+        logits_CA, probabilities_CA = self._session.run([LOGITS, PROBABILITIES], given)
+        return Scores(_tensor(logits_CA), _tensor(probabilities_CA))
+
+
+def _session(graph: bytes, num_threads: int, providers: Sequence[str]) -> Any:
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise MissingExtraError(
+            "graphs are run by ONNX Runtime", found=str(error), do="pip install 'rankwell[onnx]'"
+        ) from error
+    present = [provider for provider in providers if provider in runtime.get_available_providers()]
+    if not present:
+        raise BundleError(
+            "the installed ONNX Runtime has none of the providers", found=runtime.get_available_providers(),
+            allowed=list(providers), do="install one that has, or name another provider",
+        )  # fmt: skip
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
+    options.log_severity_level = 3
+    # a thread that spins between requests takes the core that the next one waits for
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    try:
+        return runtime.InferenceSession(graph, options, providers=present)
+    except Exception as error:  # its errors have no common root but this
+        raise BundleError(
+            "ONNX Runtime cannot load the graph", found=str(error).splitlines()[0], do="export the bundle again"
+        ) from error
+
+
+def _tensor(values: Any) -> Tensor:
+    return torch.from_numpy(np.asarray(values))

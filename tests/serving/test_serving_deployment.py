@@ -1,0 +1,155 @@
+"""A deployment answers as PyTorch does, from files alone, and is refused where it would not.
+
+Letters in names: C candidates of the request · A actions.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import serving_example as example
+import torch
+
+from rankwell.data.replay import request_of_batch
+from rankwell.errors import BundleError, RequestError
+from rankwell.serving.bundle import read_bundle, write_bundle
+from rankwell.serving.deployment import Deployment, read_deployment, write_deployment
+from rankwell.serving.example_request import example_request
+from rankwell.serving.graph_scorer import GraphScorer
+from rankwell.serving.ranker import Ranker
+from rankwell.serving.request_graph import request_graph
+from rankwell.serving.scorer import EagerScorer
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+BUNDLE = example.example_bundle(label_smoothing=0.1)
+
+
+@pytest.fixture(scope="module")
+def graph() -> bytes:
+    return request_graph(BUNDLE)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("deployments") / "one"
+    write_deployment(BUNDLE, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scorer(folder: Path) -> GraphScorer:
+    return read_deployment(folder).scorer()
+
+
+def test_it_answers_as_pytorch_does(scorer: GraphScorer) -> None:
+    eager = EagerScorer(BUNDLE)
+    for num_candidates, num_events in ((1, 0), (1, 1), (7, 3), (500, 50), (2000, 2)):
+        batch = example_request(
+            example.SCHEMA, example.STATISTICS, num_candidates=num_candidates, num_events=num_events, seed=num_events
+        )  # fmt: skip
+        found, expected = scorer.score(batch), eager.score(batch)
+        torch.testing.assert_close(found.logits_CA, expected.logits_CA, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found.probabilities_CA, expected.probabilities_CA, atol=1e-5, rtol=0)
+
+
+def test_a_ranker_takes_it_in_the_place_of_a_bundle(scorer: GraphScorer) -> None:
+    batch = example_request(example.SCHEMA, example.STATISTICS, num_candidates=40, num_events=3, seed=1)
+    plain = request_of_batch(batch, 0, example.SCHEMA)
+    found, expected = Ranker(scorer).rank(plain, length=10), Ranker(BUNDLE).rank(plain, length=10)
+    assert found.ranked.item_ids.tolist() == expected.ranked.item_ids.tolist()
+    torch.testing.assert_close(found.ranked.probabilities, expected.ranked.probabilities, atol=1e-5, rtol=0)
+    assert scorer.provider == "CPUExecutionProvider"
+
+
+def test_many_threads_may_ask(scorer: GraphScorer) -> None:
+    batches = [
+        example_request(example.SCHEMA, example.STATISTICS, num_candidates=20 + k, num_events=k, seed=k)
+        for k in range(8)
+    ]  # fmt: skip
+    expected = [scorer.score(batch).probabilities_CA for batch in batches]
+    wrong: list[int] = []
+
+    def ask(k: int) -> None:
+        wrong.extend(k for _ in range(20) if not torch.equal(scorer.score(batches[k]).probabilities_CA, expected[k]))
+
+    threads = [threading.Thread(target=ask, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_graph_scores_one_request_at_a_time(scorer: GraphScorer) -> None:
+    with pytest.raises(RequestError, match="one by one"):
+        scorer.score(example.batch(num_requests=2, seed=0))
+
+
+def test_int8_rows_pass_a_self_test_of_their_own(tmp_path: Path, graph: bytes) -> None:
+    requests = [example_request(example.SCHEMA, example.STATISTICS, num_candidates=30, num_events=2, seed=9)]
+    write_deployment(BUNDLE, tmp_path / "int8", precision="int8", graph=graph, requests=requests)
+    deployment = read_deployment(tmp_path / "int8")
+    deployment.test(deployment.scorer())
+    written = json.loads((tmp_path / "int8" / "self_test.json").read_text())
+    assert len(written["cases"]) == 4
+    assert 1e-5 <= written["tolerance"] < 0.1
+
+
+def test_a_graph_that_gives_other_numbers_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph: bytes
+) -> None:
+    monkeypatch.setattr("rankwell.serving.deployment.request_graph", lambda bundle: graph)
+    with pytest.raises(BundleError, match="other numbers than PyTorch"):
+        write_deployment(replace(BUNDLE, label_smoothing=0.0), tmp_path / "other")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failing_self_test_is_said(folder: Path, scorer: GraphScorer) -> None:
+    deployment = read_deployment(folder)
+    deployment.test(scorer)
+    other = EagerScorer(replace(BUNDLE, label_smoothing=0.0))
+    with pytest.raises(BundleError, match=r"fails its self-test; found: request \d+: probabilities up to"):
+        deployment.test(other)
+
+
+def test_damage_is_refused(folder: Path, tmp_path: Path) -> None:
+    for name in ("graph.onnx", "rows/deep/job.rows", "self_test.json", "schema.json"):
+        copy = tmp_path / name.replace("/", "_")
+        copy.mkdir()
+        for path in folder.rglob("*"):
+            if path.is_file():
+                to = copy / path.relative_to(folder)
+                to.parent.mkdir(parents=True, exist_ok=True)
+                to.write_bytes(path.read_bytes())
+        content = bytearray((copy / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (copy / name).write_bytes(bytes(content))
+        with pytest.raises(BundleError, match="damaged"):
+            read_deployment(copy)
+
+
+def test_bundles_and_deployments_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    write_bundle(BUNDLE, tmp_path / "bundle")
+    with pytest.raises(BundleError, match="export the bundle first"):
+        read_deployment(tmp_path / "bundle")
+    with pytest.raises(BundleError, match="not that of a bundle"):
+        read_bundle(folder)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("mine")
+    with pytest.raises(BundleError, match="is taken"):
+        write_deployment(BUNDLE, tmp_path / "taken")
+
+
+def test_rows_are_read_from_the_files(folder: Path) -> None:
+    deployment = read_deployment(folder)
+    assert isinstance(deployment, Deployment)
+    assert deployment.num_table_bytes > 0
+    assert deployment.created_us == BUNDLE.created_us
+    assert len(deployment.id) == 16
+    assert deployment.id == read_deployment(folder).id
