@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import served_log_example as example
 import torch
@@ -25,6 +28,7 @@ from rankwell.data.split import WholeLog
 from rankwell.errors import LogError, SchemaError
 from rankwell.schema import Action, Bag, Categorical, Exposure, Numeric, Schema, Vector
 from rankwell.serving.log_compaction import compact_served
+from rankwell.serving.log_folder import LogFolder
 from rankwell.serving.log_reader import read_served
 from rankwell.serving.served_log import ServedLog
 from rankwell.serving.served_request import ServedRequest
@@ -357,7 +361,10 @@ from test_serving_served_log import SMALL, small_answer
 from rankwell.serving.served_log import ServedLog
 from pathlib import Path
 start = int(sys.argv[4])
-log = ServedLog(Path(sys.argv[1]), SMALL, worker="w0", seed=1, now_us=lambda: 0, segment_bytes=20_000)
+worker = sys.argv[5]
+log = ServedLog(
+    Path(sys.argv[1]), SMALL, worker=worker, server="s", seed=1, now_us=lambda: 0, segment_bytes=20_000
+)
 for request_id in range(start, start + 10**9):
     if log.append(small_answer(request_id=request_id)):
         sys.stdout.write(f"{request_id}\\n")
@@ -371,7 +378,7 @@ def test_what_was_marked_as_logged_survives_kill_9(tmp_path: Path) -> None:
     rng = random.Random(0)
     marked: list[int] = []
     for turn in range(4):
-        arguments = [str(tmp_path), str(here), str(here.parent), str(turn * 10**9)]
+        arguments = [str(tmp_path), str(here), str(here.parent), str(turn * 10**9), "w0"]
         with subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE) as child:
             assert child.stdout is not None
             first = child.stdout.readline()
@@ -390,6 +397,64 @@ def test_what_was_marked_as_logged_survives_kill_9(tmp_path: Path) -> None:
     report = compact_served(tmp_path)
     assert (report.num_rows, report.errors) == (len(found), ())
     assert open_log(tmp_path / "served/parquet", SMALL).num_requests == len(found)
+
+
+COMPACTOR = """
+import sys
+from rankwell.serving.log_compaction import compact_served
+print("begun", flush=True)
+while True:
+    compact_served(sys.argv[1], part_bytes=100_000)
+"""
+
+
+@pytest.mark.slow
+def test_two_workers_and_a_compaction_are_killed_again_and_again(tmp_path: Path) -> None:
+    """What was marked as logged is in the named Parquet files, once, however often everything was killed."""
+    here = Path(__file__).parent
+    rng = random.Random(1)
+    log_in(tmp_path, schema=SMALL).close()
+    marked: list[int] = []
+    for turn in range(3):
+        with ExitStack() as running:
+            started = [
+                running.enter_context(subprocess.Popen([sys.executable, "-c", *words], stdout=subprocess.PIPE))
+                for words in (
+                    (CHILD, str(tmp_path), str(here), str(here.parent), str(turn * 10**9), "w0"),
+                    (CHILD, str(tmp_path), str(here), str(here.parent), str((turn + 10) * 10**9), "w1"),
+                    (COMPACTOR, str(tmp_path)),
+                )
+            ]
+            firsts = [child.stdout.readline() for child in started if child.stdout is not None]
+            time.sleep(rng.uniform(0.2, 0.5))
+            for child in rng.sample(started, len(started)):
+                child.send_signal(signal.SIGKILL)
+            told = [first + child.stdout.read() for first, child in zip(firsts, started, strict=True) if child.stdout]
+        for text in told[:2]:
+            lines = text[: text.rfind(b"\n") + 1].split()
+            assert len(lines) > 10
+            marked += map(int, lines)
+    report = compact_served(tmp_path)
+    assert report.errors == ()
+    state = LogFolder(tmp_path / "served", "served").compacted()
+    found = [
+        request_id
+        for part in state.parts
+        for request_id in pq.read_table(tmp_path / "served/parquet" / part)["request_id"].to_pylist()
+    ]
+    assert len(state.parts) > 1
+    assert len(found) == len(set(found))
+    assert set(marked) <= set(found)
+    assert len(found) <= len(marked) + 6
+    assert not list((tmp_path / "served/segments").iterdir())
+
+
+def test_many_threads_append_to_one_log(tmp_path: Path) -> None:
+    with log_in(tmp_path, schema=SMALL, segment_bytes=5_000) as log, ThreadPoolExecutor(8) as pool:
+        answers = [small_answer(request_id=request_id) for request_id in range(200)]
+        assert all(pool.map(log.append, answers))
+        assert log.counts.appended == 200
+    assert sorted(row["request_id"] for row in rows_of(tmp_path)) == list(range(200))
 
 
 def test_a_write_that_was_cut_short_is_cut_off(tmp_path: Path) -> None:
