@@ -99,7 +99,7 @@ def test_it_only_reads(tmp_path: Path) -> None:
         rows.checkout(asked())
     with pytest.raises(LogError, match="negative"):
         rows.read([[IdColumn("job", torch.tensor([-2]))]])
-    with pytest.raises(SchemaError, match="no table"):
+    with pytest.raises(SchemaError, match="cannot be read from these tables"):
         rows.read([[IdColumn("place", torch.tensor([1]))]])
     assert rows.num_bytes > 0
 

@@ -9,11 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import final
 
-from rankwell.errors import TrainingError
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rankwell.errors import SchemaError, TrainingError
 from rankwell.schema import TableSpec
 from rankwell.serving.row_file import file_stem
 from rankwell.serving.row_map import RowMap
-from rankwell.tables.loan import IdColumn, Loan, lay_out
+from rankwell.tables.loan import IdColumn, Loan, negative_id
 from rankwell.tables.row_source import RowSource
 
 __all__ = ["MappedTable"]
@@ -35,8 +39,7 @@ class MappedTable(RowSource):
 
     def __init__(self, folder: Path, part: str, specs: Sequence[TableSpec], width: int) -> None:
         self._width = width
-        self._maps = [RowMap(folder, file_stem(part, spec.name), spec, width) for spec in specs]
-        self._place = {spec.name: t for t, spec in enumerate(specs)}
+        self._maps = {spec.name: RowMap(folder, file_stem(part, spec.name), spec, width) for spec in specs}
 
     @property
     def width(self) -> int:
@@ -46,7 +49,7 @@ class MappedTable(RowSource):
     @property
     def num_bytes(self) -> int:
         """Of rows and indexes, in files."""
-        return sum(rows.num_bytes for rows in self._maps)
+        return sum(rows.num_bytes for rows in self._maps.values())
 
     def checkout(self, blocks: Sequence[Sequence[IdColumn]]) -> Loan:
         """Never: rows in files that serve are not trained."""
@@ -60,9 +63,20 @@ class MappedTable(RowSource):
 
         Raises:
             LogError: A negative id that isn't `MISSING_ID`.
-            SchemaError: A column names a table that isn't here.
+            SchemaError: A column names a table that isn't here, or its length differs from others of the block.
         """
-        out = lay_out(blocks, self._place, self._width)
-        for column in out.columns:
-            self._maps[column.table].read(column.ids_n.numpy(), column.block_nFW.numpy(), column.at)
-        return out.loan
+        return Loan(tuple(torch.from_numpy(self._block(columns)) for columns in blocks))
+
+    def _block(self, columns: Sequence[IdColumn]) -> NDArray[np.float32]:
+        block_nFW = np.empty((columns[0].ids.shape[0], len(columns) * self._width), np.float32)
+        for f, column in enumerate(columns):
+            rows = self._maps.get(column.table)
+            ids_n = column.ids.contiguous().numpy()
+            if rows is None or len(ids_n) != len(block_nFW):
+                raise SchemaError(
+                    "a column cannot be read from these tables", found=f"{len(ids_n)} ids of {column.known_as}",
+                    allowed=f"{len(block_nFW)} ids, as of the block's first column, of {list(self._maps)}",
+                )  # fmt: skip
+            if not rows.read(ids_n, block_nFW, f * self._width):
+                raise negative_id(column)
+        return block_nFW

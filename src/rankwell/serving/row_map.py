@@ -133,10 +133,16 @@ class RowMap:
         has_zeros = (folder / (stem + _ZEROS)).exists()
         self._zeros = IdIndex.open(folder / (stem + _ZEROS)) if has_zeros else None
         self._own_2W, self._records = _mapped(folder / (stem + _ROWS), len(self.index), width)
-        self._is_int8 = self._records.shape[1] == width + _SCALE_BYTES
-        self._rows_nW = self._records[:, :0].view(np.float32) if self._is_int8 else self._records.view(np.float32)
-        self._salt, self._size = np.uint64(name_salt(spec.name)), np.uint64(spec.size if spec.hashed else 0)
-        self._limit = np.int64(spec.size if spec.num_ids is not None else 2**63 - 1)
+        is_int8 = self._records.shape[1] == width + _SCALE_BYTES
+        zeros = self.index if self._zeros is None else self._zeros
+        limit = spec.size if spec.num_ids is not None else 2**63 - 1
+        rows_nW = self._records[:, :0].view(np.float32) if is_int8 else self._records.view(np.float32)
+        # gathered once: what a compiled loop is called with is most of what a short column costs
+        self._arguments = (
+            self.index.starts, self.index.keys_n, self.index.shift, zeros.starts, zeros.keys_n, zeros.shift, has_zeros,
+            np.uint64(name_salt(spec.name)), np.uint64(spec.size if spec.hashed else 0), np.int64(limit), self._own_2W,
+            self._records, rows_nW, is_int8,
+        )  # fmt: skip
 
     @property
     def num_bytes(self) -> int:
@@ -144,20 +150,18 @@ class RowMap:
         zeros = 0 if self._zeros is None else self._zeros.num_bytes
         return self._records.nbytes + self._own_2W.nbytes + self.index.num_bytes + zeros
 
-    def read(self, ids_n: NDArray[np.int64], block_nFW: NDArray[np.float32], at: int) -> None:
+    def read(self, ids_n: NDArray[np.int64], block_nFW: NDArray[np.float32], at: int) -> bool:
         """Copy the row of each id into W columns of a block; ids without one of their own read the default row.
 
         Args:
-            ids_n: int64, `MISSING_ID` where missing.
+            ids_n: int64, contiguous, `MISSING_ID` where missing.
             block_nFW: n × F·W, written in place.
             at: The first of the W columns.
+
+        Returns:
+            Whether no id was another negative one; such an id reads the default row.
         """
-        zeros = self.index if self._zeros is None else self._zeros
-        _read(
-            ids_n, self.index.starts, self.index.keys_n, self.index.shift, zeros.starts, zeros.keys_n, zeros.shift,
-            self._zeros is not None, self._salt, self._size, self._limit, self._own_2W, self._records, self._rows_nW,
-            self._is_int8, block_nFW, at,
-        )  # fmt: skip
+        return bool(_read(ids_n, *self._arguments, block_nFW, at))
 
 
 def _mapped(path: Path, num_rows: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -201,8 +205,10 @@ def _read(  # type: ignore[no-untyped-def]
     rows_nW, is_int8, block_nFW, at,
 ):  # fmt: skip  # pragma: no cover - compiled
     width = own_2W.shape[1]
+    are_ids = True
     for n in range(len(ids_n)):
         key = ids_n[n]
+        are_ids &= key >= -1
         place = np.int64(-1)
         if 0 <= key < limit:
             if size:
@@ -221,3 +227,4 @@ def _read(  # type: ignore[no-untyped-def]
             own = 1 if ids_n[n] == -1 else 0
             for w in range(width):
                 block_nFW[n, at + w] = own_2W[own, w]
+    return are_ids

@@ -16,7 +16,7 @@ from rankwell.errors import LogError, SchemaError
 from rankwell.tables.row_store import LentColumn
 from rankwell.types import MISSING_ID
 
-__all__ = ["IdColumn", "LaidOut", "Loan", "lay_out"]
+__all__ = ["IdColumn", "LaidOut", "Loan", "lay_out", "negative_id"]
 
 
 @final
@@ -113,12 +113,7 @@ def lay_out(blocks: Sequence[Sequence[IdColumn]], tables: Mapping[str, int], wid
             if len(ids_n) != num_ids:
                 raise SchemaError("columns of one block differ in length", found=[len(c.ids) for c in block])
             if num_ids and int(ids_n.min()) < MISSING_ID:
-                raise LogError(
-                    f"an id of {column.known_as} is negative",
-                    found=int(ids_n.min()),
-                    allowed=f"0 … 2^63 - 1, or MISSING_ID ({MISSING_ID}) where the schema allows a missing id",
-                    do="hash or shift the ids before writing the log",
-                )
+                raise negative_id(column)
             if name not in tables:
                 raise SchemaError(f"no table {name!r} here", found=list(tables))
             lent = LentColumn(tables[name], ids_n.contiguous(), rows, f * width, places, start, column.feature)
@@ -126,3 +121,12 @@ def lay_out(blocks: Sequence[Sequence[IdColumn]], tables: Mapping[str, int], wid
             of_block.append(b)
             start += num_ids
     return LaidOut(columns, of_block, Loan(tuple(filled)))
+
+
+def negative_id(column: IdColumn) -> LogError:
+    """The error that a column holds an id that is none."""
+    return LogError(
+        f"an id of {column.known_as} is negative", found=int(column.ids.min()),
+        allowed=f"0 … 2^63 - 1, or MISSING_ID ({MISSING_ID}) where the schema allows a missing id",
+        do="hash or shift the ids before writing the log",
+    )  # fmt: skip
