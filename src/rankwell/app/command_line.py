@@ -14,6 +14,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from rankwell.app.features_command import features
+from rankwell.app.fit_budget_command import fit_budget_command
 from rankwell.app.head_inspection import draw_heads, head_tables
 from rankwell.app.inspection import draw_inspection, inspection_tables
 from rankwell.app.json_file import Json, write_json, write_text
@@ -43,6 +44,7 @@ app: Final = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(study, name="study")
+app.command("fit-budget")(fit_budget_command)
 app.command()(compact)
 app.command()(label)
 app.command()(features)

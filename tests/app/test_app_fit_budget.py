@@ -1,0 +1,119 @@
+"""`rankwell fit-budget` says who was tried and why, draws the frontier, and writes what is to be served."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from rankwell.app.budget_report import budget_numbers, budget_tables, draw_frontier
+from rankwell.app.command_line import app
+from rankwell.errors import RecipeError
+from rankwell.serving.budget import Latency
+from rankwell.serving.budget_fit import TEACHER, Budget, BudgetFit, Form, Quality, Tried
+from rankwell.serving.bundle import Bundle, read_bundle, write_bundle
+from rankwell.simulation.settings import MarketplaceSettings
+from rankwell.simulation.simulate import simulate
+from rankwell.training.recipe import read_recipe
+from rankwell.training.trained import train
+
+RECIPE = """
+from dataclasses import replace
+
+from rankwell.models.candidate_list import ListSettings
+from rankwell.models.history import HistorySettings
+from rankwell.models.transformer import RankingTransformer, TransformerSettings
+from rankwell.simulation.recipe import marketplace_recipe
+
+
+def recipe():
+    plain = marketplace_recipe()
+    settings = TransformerSettings(row_width=4, width=8, hidden=(8,), list=ListSettings(num_layers=2),
+                                   history=HistorySettings(width=8, num_layers=2))
+    return replace(
+        plain,
+        build=lambda statistics, seed: RankingTransformer(plain.schema, statistics, settings, seed=seed),
+        loop=replace(plain.loop, max_epochs=1),
+    )
+"""
+
+
+def tried(name: str, p95_ms: float, auc: float, verdict: str, *, is_kept: bool = False) -> Tried:
+    quality = Quality(auc, 0.25, 0.004) if not math.isnan(auc) else Quality()
+    return Tried(
+        name=name, latency=Latency(p95_ms / 2, p95_ms, p95_ms * 1.1, 9), tune=quality, is_kept=is_kept, verdict=verdict
+    )
+
+
+FIT = BudgetFit(
+    bundle=None,
+    form=Form("int8"),
+    teacher=tried(TEACHER, 210.0, 0.77, "4.2 times the budget"),
+    students=(
+        tried("1 × 32", 3.0, math.nan, "not trained: slower ones fit"),
+        tried("2 × 64", 9.0, 0.765, "kept: the least log loss on tune", is_kept=True),
+        tried("6 × 256", 80.0, math.nan, "refused: over the budget"),
+    ),
+    steps=(tried("int8 rows", 9.1, 0.7649, "refused: 0.99 times as fast, +0.00001 nats"),),
+    test={TEACHER: Quality(0.771, 0.26, 0.003), "2 × 64": Quality(0.7665, 0.2612, 0.0034)},
+)
+BUDGET = Budget(p95_ms=50.0)
+
+
+def test_tables_say_what_became_of_each_and_what_it_costs() -> None:
+    console = Console(width=160, record=True)
+    for table in budget_tables(FIT, BUDGET):
+        console.print(table)
+    text = console.export_text()
+    for line in ("4.2 times the budget", "not trained: slower ones fit", "refused: 0.99 times as fast", "210.00"):
+        assert line in text
+    assert "-0.00450" in text  # of AUC
+    assert "+0.00120" in text  # nats
+    assert "nan" not in text
+
+
+def test_numbers_are_flat_and_whole() -> None:
+    numbers = budget_numbers(FIT)
+    assert numbers["teacher/p95_ms"] == 210.0
+    assert numbers["2 × 64/tune/auc"] == 0.765
+    assert numbers["2 × 64/is_kept"] == 1.0
+    assert numbers["2 × 64/test/log_loss"] == 0.2612
+    assert math.isnan(numbers["1 × 32/tune/auc"])
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_the_frontier_is_drawn(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / "new" / f"frontier.{ending}"
+    draw_frontier(FIT, BUDGET, path)
+    assert path.stat().st_size > 5_000
+    if ending == "svg":
+        text = path.read_text()
+        assert "2 × 64" in text
+        assert "1 × 32" not in text  # nobody knows its worth
+
+
+def test_a_teacher_inside_the_budget_is_written_as_it_is(tmp_path: Path) -> None:
+    simulate(MarketplaceSettings(num_members=60, num_jobs=40), 3, num_requests=200, directory=tmp_path / "data")
+    file = tmp_path / "recipe.py"
+    file.write_text(RECIPE)
+    trained = train(read_recipe(file), tmp_path / "data", seed=0)
+    write_bundle(Bundle(model=trained.model, calibrators=trained.calibrators, created_us=3), tmp_path / "teacher")
+    asked = [
+        "fit-budget", str(tmp_path / "teacher"), str(file), "--data", str(tmp_path / "data"), "--candidates", "9",
+        "--requests", "3", "--shapes", "1x4,1x8", "--out", str(tmp_path / "student"),
+    ]  # fmt: skip
+    drawn, json_file = tmp_path / "frontier.png", tmp_path / "numbers.json"
+    result = CliRunner().invoke(app, [*asked, "--p95-ms", "1e9", "--figure", str(drawn), "--json", str(json_file)])
+    assert result.exit_code == 0, result.output
+    assert drawn.exists()
+    assert json.loads(json_file.read_text())["teacher/is_kept"] == 1.0
+    assert read_bundle(tmp_path / "student").created_us == 3
+    refused = CliRunner().invoke(app, [*asked, "--p95-ms", "0.001"])
+    assert isinstance(refused.exception, RecipeError)
+    assert "no student is inside the budget" in str(refused.exception)
+    unread = CliRunner().invoke(app, [*asked[:-4], "--shapes", "2by4"])
+    assert isinstance(unread.exception, RecipeError)
