@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from full_disk import files_of_at_most
 from rankwell.errors import LogError
 from rankwell.serving.log_segment import SegmentWriter, frames_from, read_segment_schema, records_of, recover_segment
 
@@ -111,3 +113,45 @@ def test_a_segment_of_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pyt
         path = segment(tmp_path, 1)
     with pytest.raises(LogError, match="unknown format version; found: 2; allowed: 1"):
         numbers(path)
+
+
+def test_half_a_frame_is_taken_back_before_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it could not be taken back at once; a smaller frame follows, so that none hides the rest of it."""
+    large, small = (pa.record_batch([[n] * n], schema=SCHEMA).serialize() for n in (500, 1))
+    writer = SegmentWriter(tmp_path / "a", SCHEMA)
+    writer.append(small)
+    whole = writer.num_bytes
+    with files_of_at_most(whole + 1_000), pytest.raises(OSError):
+        writer.append(large)
+    assert (tmp_path / "a").stat().st_size == writer.num_bytes == whole
+
+    def broken(file: int, length: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched, files_of_at_most(whole + 1_000):
+        patched.setattr(os, "ftruncate", broken)
+        with pytest.raises(OSError):
+            writer.append(large)
+        with pytest.raises(OSError):
+            writer.settle()
+        with pytest.raises(OSError):
+            writer.append(small)  # it stays refused until the torn frame is gone
+    assert (tmp_path / "a").stat().st_size > whole
+    assert numbers(tmp_path / "a", is_sealed=False) == [1]
+    writer.append(small)
+    writer.close()
+    rows, end, damaged = records_of(tmp_path / "a", 0, is_sealed=True, most_bytes=MUCH)
+    assert rows is not None
+    assert (rows["n"].to_pylist(), damaged) == ([1, 1], [])
+    assert end == (tmp_path / "a").stat().st_size
+
+
+def test_a_probe_leaves_nothing(tmp_path: Path) -> None:
+    writer = SegmentWriter(tmp_path / "a", SCHEMA)
+    whole = writer.num_bytes
+    writer.probe(1_000)
+    with files_of_at_most(whole + 500), pytest.raises(OSError):
+        writer.probe(1_000)
+    assert writer.is_empty
+    writer.close()
+    assert (tmp_path / "a").stat().st_size == whole

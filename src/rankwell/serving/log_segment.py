@@ -88,8 +88,7 @@ class SegmentWriter:
         Raises:
             OSError: It could not be written: the disk is full, or broken. A later append may go well.
         """
-        if self._is_torn:
-            self._cut()
+        self.settle()
         length = len(message)
         checksum = zlib.crc32(message, zlib.crc32(_LENGTH.pack(length)))
         frame = _HEADER.pack(_MAGIC, length, checksum) + memoryview(message)
@@ -119,6 +118,15 @@ class SegmentWriter:
             self._cut()
         if written < num_bytes:
             raise OSError(28, "No space left on device")
+
+    def settle(self) -> None:
+        """See that the file ends with its last whole frame, as a sealed one has to.
+
+        Raises:
+            OSError: What failed half-way can't be taken back yet.
+        """
+        if self._is_torn:
+            self._cut()
 
     def sync(self) -> None:
         """Force what was appended down to the disk."""

@@ -186,6 +186,7 @@ class StreamWriter:
     def _seal(self) -> None:
         if self._segment is None:
             return
+        self._segment.settle()
         if self._sync_us is not None:
             self._segment.sync()
         if self._segment.is_empty:
