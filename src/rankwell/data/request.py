@@ -5,8 +5,10 @@ R requests (one here) · C candidates · H history events · A actions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Final, final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +22,7 @@ from rankwell.schema.columns import Bag, Categorical, Numeric, Place, Sequence, 
 from rankwell.schema.schema import Schema
 from rankwell.types import MISSING_ID, Audit, Batch, Column, Events, Features, Ragged, Targets
 
-__all__ = ["batch_from_request"]
+__all__ = ["KnownFeatures", "LookUp", "batch_from_request"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -29,7 +31,23 @@ _KEYS: Final = ("request_id", "member_id", "time_us", "context", "history", "can
 _Feature = Categorical | Bag | Numeric | Vector | Place
 
 
-def batch_from_request(request: Mapping[str, Any], schema: Schema, *, key: PseudonymKey | None = None) -> Batch:
+@final
+@dataclass(frozen=True, slots=True)
+class KnownFeatures:
+    """What is known of a request's member and candidates besides what the request says, in the form of `Features`."""
+
+    context: Mapping[str, Column]
+    history: Mapping[str, Events]
+    candidates: Mapping[str, Column]
+
+
+LookUp = Callable[[int, int | None, Ints], KnownFeatures]
+"""From the member's pseudonym (or `MISSING_ID`), the request's time (or None) and the items, in their order."""
+
+
+def batch_from_request(
+    request: Mapping[str, Any], schema: Schema, *, key: PseudonymKey | None = None, look_up: LookUp | None = None
+) -> Batch:
     """A batch of one request, with no labels.
 
     Args:
@@ -41,6 +59,8 @@ def batch_from_request(request: Mapping[str, Any], schema: Schema, *, key: Pseud
             True is no number. Protected attributes and bids are taken where they are given.
         schema: What the columns mean.
         key: Where given, the member id is raw and pseudonymised with it; else it is a pseudonym, as in the log.
+        look_up: Asked, once at most, for the features and histories that the request leaves out. The item and what is
+            not known must stand in the request.
 
     Returns:
         R = 1; C is the length of the candidate lists, which may be 0. Labels are NaN and not observed.
@@ -67,6 +87,13 @@ def batch_from_request(request: Mapping[str, Any], schema: Schema, *, key: Pseud
     audited: dict[str, Tensor] = {}
     num_candidates: int | None = None
     first_list = ""
+    known: KnownFeatures | None = None
+    if look_up is not None and schema.item is not None and schema.item in given_candidates:
+        place = f"candidates[{schema.item!r}]"
+        items = ids_of(_entries(given_candidates[schema.item], place), place, missing_allowed=False)
+        num_candidates, first_list = len(items), schema.item
+        if _leaves_out(request, given_context, given_candidates, schema):
+            known = look_up(MISSING_ID if member_id is None else member_id, time_us, items)
     optional = {attribute.name for attribute in schema.protected} - set(schema.visible_protected)
     for feature in (*schema.features, *schema.protected):
         on_request = feature.on == "request"
@@ -79,16 +106,21 @@ def batch_from_request(request: Mapping[str, Any], schema: Schema, *, key: Pseud
             value = member_id
         elif feature.name in optional:
             continue
+        elif known is not None and feature.name in (known.context if on_request else known.candidates):
+            value = None
         else:
             raise RequestError(
                 f"{place} is missing", found=sorted(given), do="give it; None stands for a missing value"
             )
-        values = [value] if on_request else _entries(value, place)
-        if not on_request:
-            if num_candidates is None:
-                num_candidates, first_list = len(values), feature.name
-            _check_length(len(values), num_candidates, place, first_list)
-        column = _read(values, feature, place)
+        if known is not None and value is None and feature.name not in given:
+            column = (known.context if on_request else known.candidates)[feature.name]
+        else:
+            values = [value] if on_request else _entries(value, place)
+            if not on_request:
+                if num_candidates is None:
+                    num_candidates, first_list = len(values), feature.name
+                _check_length(len(values), num_candidates, place, first_list)
+            column = _read(values, feature, place)
         if feature in schema.protected:
             assert isinstance(column, Tensor)
             audited[feature.name] = column
@@ -101,7 +133,13 @@ def batch_from_request(request: Mapping[str, Any], schema: Schema, *, key: Pseud
         bids = _entries(given_candidates[schema.bid], place)
         _check_length(len(bids), num_candidates, place, first_list)
         audited[schema.bid] = torch.from_numpy(bids_of(bids, place))
-    history = {sequence.name: _events(request, sequence, schema, time_us) for sequence in schema.sequences}
+    given_history = _mapping(request, "history")
+    history = {
+        sequence.name: known.history[sequence.name]
+        if known is not None and sequence.name in known.history and sequence.name not in given_history
+        else _events(given_history, sequence, schema, time_us)
+        for sequence in schema.sequences
+    }
     item = candidates[schema.item] if schema.item is not None else None
     given_id = request.get("request_id")
     request_id = 0 if given_id is None else int(ids_of([given_id], "'request_id'", missing_allowed=False)[0])
@@ -122,6 +160,17 @@ def batch_from_request(request: Mapping[str, Any], schema: Schema, *, key: Pseud
             audited,
         ),
     )
+
+
+def _leaves_out(
+    request: Mapping[str, Any], context: Mapping[str, Any], candidates: Mapping[str, Any], schema: Schema
+) -> bool:
+    """Whether a feature or a sequence that the model reads is not in the request."""
+    history = _mapping(request, "history")
+    absent = [f for f in schema.visible_features if f.name not in (context if f.on == "request" else candidates)]
+    if request.get("member_id") is not None:  # which is a feature that is known
+        absent = [f for f in absent if f.on != "request" or _column(f) != schema.member_id]
+    return bool(absent) or any(sequence.name not in history for sequence in schema.sequences)
 
 
 def _check_keys(request: object) -> None:
@@ -160,14 +209,14 @@ def _read(values: Any, feature: _Feature, place: str) -> Column:
         case Numeric():
             return torch.from_numpy(numbers_of(values, place, missing_allowed=feature.missing == "indicator"))
         case Bag():
-            lists = [_entries(value, place) for value in values]
+            lists = _lists(values, place)
             offsets = np.zeros(len(lists) + 1, np.int64)
-            np.cumsum([len(ids) for ids in lists], out=offsets[1:])
-            flat = [entry for ids in lists for entry in ids]
+            np.cumsum(list(map(len, lists)), out=offsets[1:])
+            flat = list(chain.from_iterable(lists))
             return Ragged(torch.from_numpy(ids_of(flat, place, missing_allowed=False)), torch.from_numpy(offsets))
         case Vector() | Place():
             width = feature.width if isinstance(feature, Vector) else 2
-            rows = [_entries(value, place) for value in values]
+            rows = _lists(values, place)
             for row in rows:
                 if len(row) != width:
                     raise RequestError(
@@ -176,12 +225,12 @@ def _read(values: Any, feature: _Feature, place: str) -> Column:
                         allowed=f"{width} numbers",
                         do="give as many numbers as the schema declares",
                     )
-            flat = [entry for row in rows for entry in row]
+            flat = list(chain.from_iterable(rows))
             return torch.from_numpy(numbers_of(flat, place, missing_allowed=False).reshape(-1, width))
 
 
-def _events(request: Mapping[str, Any], sequence: Sequence, schema: Schema, time_us: int | None) -> Events:
-    given = _mapping(_mapping(request, "history"), sequence.name, place="history")
+def _events(history: Mapping[str, Any], sequence: Sequence, schema: Schema, time_us: int | None) -> Events:
+    given = _mapping(history, sequence.name, place="history")
     place = f"history[{sequence.name!r}]"
     columns: dict[str, npt.NDArray[Any]] = {}
     num_events: int | None = None
@@ -249,7 +298,14 @@ def _mapping(request: Mapping[str, Any], name: str, *, place: str = "the request
     return value
 
 
+def _lists(values: Any, place: str) -> Any:
+    """The entries of each value, one call for all where they are plain lists."""
+    return values if set(map(type, values)) == {list} else [_entries(value, place) for value in values]
+
+
 def _entries(value: Any, place: str) -> Any:
+    if type(value) is list:
+        return value
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__") or not hasattr(value, "__getitem__"):
         raise RequestError(f"{place} is not a list", found=value, allowed="a list", do="give a list")
     return value
