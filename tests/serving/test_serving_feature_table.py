@@ -25,8 +25,10 @@ from full_disk import files_of_at_most
 from rankwell.data.pseudonyms import PseudonymKey, pseudonymise
 from rankwell.errors import FeatureStoreError, LogError, PrivacyError, RequestError, SchemaError
 from rankwell.schema import Action, Categorical, Numeric, Schema
+from rankwell.serving import feature_table
 from rankwell.serving.feature_defaults import UNKNOWN_ID, FeatureDefaults
 from rankwell.serving.feature_table import FeatureTable, open_feature_table, write_feature_table
+from rankwell.serving.feature_table_version import check_files
 from rankwell.serving.stored_columns import StoredColumns
 from rankwell.types import MISSING_ID, Ragged
 
@@ -254,6 +256,20 @@ def test_what_dead_writers_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "v-00.new-11").mkdir()
     small_table(tmp_path, 2.0)
     assert len(list(tmp_path.glob("v-*"))) == 1
+
+
+def test_a_version_replaced_while_it_is_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_table(tmp_path, 1.0)
+
+    def replaced_after(directory: Path, manifest: dict[str, object]) -> None:
+        check_files(directory, manifest)
+        monkeypatch.undo()
+        small_table(tmp_path, 2.0)  # the files that were checked are gone before they are mapped
+
+    monkeypatch.setattr(feature_table, "check_files", replaced_after)
+    assert pay_of(FeatureTable(tmp_path, StoredColumns(SMALL), FeatureDefaults(SMALL))) == 2.0
 
 
 def _write_often(folder: Path, pay: float) -> None:

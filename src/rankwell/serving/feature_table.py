@@ -59,7 +59,7 @@ __all__ = ["FeatureTable", "open_feature_table", "write_feature_table"]
 
 _CURRENT: Final = "CURRENT"
 _LOCK: Final = "LOCK"
-_TRIES: Final = 5
+_TRIES: Final = 20
 
 
 @final
@@ -290,24 +290,29 @@ class FeatureTable(FeatureStore):
     def _newest(self) -> _Version:
         for _ in range(_TRIES):
             pointer = _pointer_of(self._root)
-            name, _, sha256 = pointer.partition(" ")
-            directory = self._root / name
             try:
-                if not name.startswith("v-") or "/" in name:
-                    raise FeatureStoreError(f"{self._root / _CURRENT} is damaged", found=pointer)
-                manifest = read_manifest(directory)
-                if hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest() != sha256:
-                    raise FeatureStoreError(f"{directory / MANIFEST} is damaged", do="write the table again")
-                check_files(directory, manifest)
-                items = read_side(directory, manifest, self._rows.item_layout, "items")
-                members = read_side(directory, manifest, self._rows.member_layout, "members")
-            except FileNotFoundError as error:
-                if _pointer_of(self._root) == pointer:
-                    raise FeatureStoreError(
-                        f"the feature table {directory} lacks a file", found=str(error), do="write the table again"
-                    ) from None
-                continue  # replaced while it was being read
-            return _Version(pointer, items, members)
+                return self._mapped(pointer)
+            except (FileNotFoundError, FeatureStoreError) as error:
+                if _pointer_of(self._root) != pointer:
+                    continue  # replaced, and its files removed, while it was being read
+                if isinstance(error, FeatureStoreError):
+                    raise
+                raise FeatureStoreError(
+                    f"the feature table {str(self._root)!r} lacks a file", found=str(error), do="write the table again"
+                ) from None
         raise FeatureStoreError(
             f"the feature table {str(self._root)!r} is replaced faster than it can be read", do="write it less often"
         )
+
+    def _mapped(self, pointer: str) -> _Version:
+        name, _, sha256 = pointer.partition(" ")
+        directory = self._root / name
+        if not name.startswith("v-") or "/" in name:
+            raise FeatureStoreError(f"{self._root / _CURRENT} is damaged", found=pointer, do="write the table again")
+        manifest = read_manifest(directory)
+        if hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest() != sha256:
+            raise FeatureStoreError(f"{directory / MANIFEST} is damaged", do="write the table again")
+        check_files(directory, manifest)
+        items = read_side(directory, manifest, self._rows.item_layout, "items")
+        members = read_side(directory, manifest, self._rows.member_layout, "members")
+        return _Version(pointer, items, members)
