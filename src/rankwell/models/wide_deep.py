@@ -123,11 +123,14 @@ class WidePart(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """The part's logits_CA, without a bias."""
-        candidate_CN = torch.cat(
-            [self.on_candidate(features.candidates, features.num_candidates), self.distances(features)], dim=1
-        )
-        wide_CA: Tensor = candidate_CN @ self.candidate_weights
-        request_RA: Tensor = self.on_request(features.context, features.num_requests) @ self.request_weights
+        # products over nothing are left out: they are zeros here, and in an int8 graph whatever stood in memory
+        wide_CA = torch.zeros(features.num_candidates, self._num_actions)
+        if self.candidate_weights.shape[0]:
+            numerics_CN = self.on_candidate(features.candidates, features.num_candidates)
+            wide_CA = torch.cat([numerics_CN, self.distances(features)], dim=1) @ self.candidate_weights
+        request_RA = torch.zeros(features.num_requests, self._num_actions)
+        if self.request_weights.shape[0]:
+            request_RA = self.on_request(features.context, features.num_requests) @ self.request_weights
         for lookup in self.lookups.values():
             rows: Rows = lookup(features)
             if rows.candidate_CW.shape[1]:

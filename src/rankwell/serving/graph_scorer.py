@@ -9,9 +9,8 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
 
-import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from rankwell.calibration.segment_columns import segments_of
 from rankwell.data.statistics import NumericStatistics
@@ -97,14 +96,21 @@ class GraphScorer(Scorer):
                 "a graph scores requests one by one", found=f"{features.num_requests} requests", allowed="1",
                 do="score them in turn, or take rankwell.serving.scorer.EagerScorer",
             )  # fmt: skip
-        inputs = feature_inputs(features)
+        logits_CA, probabilities_CA = self._session.run([LOGITS, PROBABILITIES], self.inputs(batch))
+        return Scores(torch.from_numpy(logits_CA), torch.from_numpy(probabilities_CA))
+
+    def inputs(self, batch: Batch) -> dict[str, NDArray[Any]]:
+        """What the graph is given for a request, by the names of `rankwell.serving.request_graph`.
+
+        Args:
+            batch: R = 1.
+        """
+        inputs = feature_inputs(batch.features)
         with torch.inference_mode():
             for name, lookup in self._lookups.items():
-                inputs |= row_inputs(name, lookup(features))
+                inputs |= row_inputs(name, lookup(batch.features))
         inputs[SEGMENTS] = segments_of(batch, self._calibrate_by)
-        given = {name: inputs[name].numpy() for name in self._names}
-        logits_CA, probabilities_CA = self._session.run([LOGITS, PROBABILITIES], given)
-        return Scores(_tensor(logits_CA), _tensor(probabilities_CA))
+        return {name: inputs[name].numpy() for name in self._names}
 
 
 def _session(graph: bytes, num_threads: int, providers: Sequence[str]) -> Any:
@@ -132,7 +138,3 @@ def _session(graph: bytes, num_threads: int, providers: Sequence[str]) -> Any:
         raise BundleError(
             "ONNX Runtime cannot load the graph", found=str(error).splitlines()[0], do="export the bundle again"
         ) from error
-
-
-def _tensor(values: Any) -> Tensor:
-    return torch.from_numpy(np.asarray(values))
