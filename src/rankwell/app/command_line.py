@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from rankwell.app.export_command import export
 from rankwell.app.features_command import features
 from rankwell.app.fit_budget_command import fit_budget_command
 from rankwell.app.head_inspection import draw_heads, head_tables
@@ -45,6 +46,7 @@ app: Final = typer.Typer(
 )
 app.add_typer(study, name="study")
 app.command("fit-budget")(fit_budget_command)
+app.command()(export)
 app.command()(compact)
 app.command()(label)
 app.command()(features)
