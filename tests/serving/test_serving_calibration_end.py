@@ -13,6 +13,7 @@ import torch
 
 import rankwell.calibration
 from rankwell.calibration.calibrator import Calibrator
+from rankwell.calibration.isotonic import Isotonic
 from rankwell.calibration.platt import Platt
 from rankwell.errors import BundleError
 from rankwell.serving.calibration_end import CalibrationEnd
@@ -93,3 +94,14 @@ def test_several_actions_and_label_smoothing_stand_in_one_graph() -> None:
 def test_a_graph_of_nothing_is_refused() -> None:
     with pytest.raises(BundleError, match="no calibrator"):
         CalibrationEnd([])
+
+
+@pytest.mark.parametrize("num_knots", [1, 2, 3])
+def test_an_isotonic_of_few_knots_is_a_graph_too(num_knots: int) -> None:
+    knots_B = torch.arange(num_knots).double()
+    calibrator = Isotonic(knots_B, 2 * knots_B - 1)
+    logits_CA, nowhere_C = torch.tensor([[-5.0], [0.25], [1.5], [9.0]]), torch.zeros(4, 0, dtype=torch.int64)
+    found_CA = run(graph_of(CalibrationEnd([calibrator]), 0), logits_CA, nowhere_C)
+    bounded_C = logits_CA[:, 0].double().clamp(0, num_knots - 1)
+    np.testing.assert_allclose(found_CA[:, 0], torch.sigmoid(2 * bounded_C - 1).numpy(), rtol=1e-6)
+    np.testing.assert_array_equal(calibrator(torch.tensor([torch.nan]), nowhere_C[:1]).isnan().numpy(), [True])

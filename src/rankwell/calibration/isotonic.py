@@ -74,7 +74,10 @@ class Isotonic(Calibrator):
     def calibrated_logits(self, logits_C: Tensor, segments_CS: Tensor) -> Tensor:
         """Interpolated between the knots on either side, in float64."""
         bounded_C = logits_C.double().clamp(self._first, self._last)
-        piece_C = torch.bucketize(bounded_C, self._inner_knots)  # a NaN lies after every knot
+        if self._inner_knots.shape[0]:
+            piece_C = torch.bucketize(bounded_C, self._inner_knots)  # a NaN lies after every knot
+        else:  # the one piece there is; a tracer to ONNX loses the type of what is looked up among none
+            piece_C = torch.zeros_like(bounded_C, dtype=torch.int64)
         start_C, gap_C, low_C, high_C = self._pieces_N4[piece_C].unbind(1)
         return torch.lerp(low_C, high_C, (bounded_C - start_C) / gap_C)
 
