@@ -16,6 +16,7 @@ from rankwell.errors import RecipeError
 from rankwell.serving.budget import Latency
 from rankwell.serving.budget_fit import TEACHER, Budget, BudgetFit, Form, Quality, Tried
 from rankwell.serving.bundle import Bundle, read_bundle, write_bundle
+from rankwell.serving.deployment import read_deployment
 from rankwell.simulation.settings import MarketplaceSettings
 from rankwell.simulation.simulate import simulate
 from rankwell.training.recipe import read_recipe
@@ -96,16 +97,21 @@ def test_the_frontier_is_drawn(ending: str, tmp_path: Path) -> None:
         assert "1 × 32" not in text  # nobody knows its worth
 
 
-def test_a_teacher_inside_the_budget_is_written_as_it_is(tmp_path: Path) -> None:
-    simulate(MarketplaceSettings(num_members=60, num_jobs=40), 3, num_requests=200, directory=tmp_path / "data")
-    file = tmp_path / "recipe.py"
+def asked_of(folder: Path) -> list[str]:
+    """With a log, a recipe and a teacher in the folder."""
+    simulate(MarketplaceSettings(num_members=60, num_jobs=40), 3, num_requests=200, directory=folder / "data")
+    file = folder / "recipe.py"
     file.write_text(RECIPE)
-    trained = train(read_recipe(file), tmp_path / "data", seed=0)
-    write_bundle(Bundle(model=trained.model, calibrators=trained.calibrators, created_us=3), tmp_path / "teacher")
-    asked = [
-        "fit-budget", str(tmp_path / "teacher"), str(file), "--data", str(tmp_path / "data"), "--candidates", "9",
-        "--requests", "3", "--shapes", "1x4,1x8", "--out", str(tmp_path / "student"),
+    trained = train(read_recipe(file), folder / "data", seed=0)
+    write_bundle(Bundle(model=trained.model, calibrators=trained.calibrators, created_us=3), folder / "teacher")
+    return [
+        "fit-budget", str(folder / "teacher"), str(file), "--data", str(folder / "data"), "--candidates", "9",
+        "--requests", "3", "--out", str(folder / "student"), "--shapes", "1x4",
     ]  # fmt: skip
+
+
+def test_a_teacher_inside_the_budget_is_written_as_it_is(tmp_path: Path) -> None:
+    asked = [*asked_of(tmp_path), "--engine", "pytorch"]
     drawn, json_file = tmp_path / "frontier.png", tmp_path / "numbers.json"
     result = CliRunner().invoke(app, [*asked, "--p95-ms", "1e9", "--figure", str(drawn), "--json", str(json_file)])
     assert result.exit_code == 0, result.output
@@ -115,5 +121,20 @@ def test_a_teacher_inside_the_budget_is_written_as_it_is(tmp_path: Path) -> None
     refused = CliRunner().invoke(app, [*asked, "--p95-ms", "0.001"])
     assert isinstance(refused.exception, RecipeError)
     assert "no student is inside the budget" in str(refused.exception)
-    unread = CliRunner().invoke(app, [*asked[:-4], "--shapes", "2by4"])
+    unread = CliRunner().invoke(app, [*asked, "--shapes", "2by4"])
     assert isinstance(unread.exception, RecipeError)
+
+
+@pytest.mark.slow
+def test_steps_are_tried_in_the_graph_and_what_is_kept_is_deployed(tmp_path: Path) -> None:
+    json_file = tmp_path / "numbers.json"
+    result = CliRunner().invoke(
+        app,
+        [*asked_of(tmp_path), "--p95-ms", "1e9", "--deployment", str(tmp_path / "served"), "--json", str(json_file)],
+    )
+    assert result.exit_code == 0, result.output
+    numbers = json.loads(json_file.read_text())
+    for step in ("dynamic int8 products", "static int8 products", "int8 rows"):
+        assert abs(numbers[f"{step}/tune/auc"] - numbers["teacher/tune/auc"]) < 0.05
+    deployment = read_deployment(tmp_path / "served")
+    deployment.test(deployment.scorer())

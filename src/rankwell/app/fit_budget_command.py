@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import typer
 from rich.console import Console
@@ -12,15 +16,26 @@ from rich.console import Console
 from rankwell.app.budget_report import budget_numbers, budget_tables, draw_frontier
 from rankwell.app.json_file import Json, write_json
 from rankwell.errors import RecipeError
-from rankwell.serving.budget_fit import Budget, Shape
+from rankwell.serving.budget_fit import Budget, Form, Shape
 from rankwell.serving.bundle import read_bundle, write_bundle
 from rankwell.serving.scorer import EagerScorer
+from rankwell.serving.served_form import DeployingEngine, write_form
 from rankwell.serving.student_search import fit_budget
 from rankwell.training.recipe import read_recipe
 
 __all__ = ["fit_budget_command"]
 
 _console: Final = Console()
+
+_NUM_SEEN: Final = 64
+"""Requests of calibrate whose activations give the static int8 graph its scales."""
+
+_STEPS: Final[Mapping[str, Callable[[Form], Form]]] = {
+    "dynamic int8 products": lambda form: replace(form, dense="dynamic int8"),
+    "static int8 products": lambda form: replace(form, dense="static int8"),
+    "int8 rows": lambda form: replace(form, rows="int8"),
+}
+"""What is tried upon the student; closed heads are in no graph, so that there is nothing to try."""
 
 
 def fit_budget_command(
@@ -37,7 +52,14 @@ def fit_budget_command(
     share: Annotated[float, typer.Option(min=0, max=1, help="Of the teacher in a student's loss.")] = 0.5,
     temperature: Annotated[float, typer.Option(min=0.01, help="Of the teacher's probabilities.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    engine: Annotated[
+        Literal["graph", "pytorch"], typer.Option(help="What serves: ONNX Runtime, or PyTorch.")
+    ] = "graph",
+    cpu_time: Annotated[
+        bool, typer.Option("--cpu-time", help="Time by the process's own time: for a machine that others use, too.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Where the student's bundle goes.")] = Path("out/student"),
+    deployment: Annotated[Path | None, typer.Option(help="And where it goes as it is to be served.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw the frontier into this PNG, SVG or PDF.")] = None,
     json_file: Json = None,
 ) -> None:
@@ -46,12 +68,17 @@ def fit_budget_command(
         p95_ms=p95_ms, num_candidates=candidates, num_requests=requests, shapes=_shapes(shapes), max_students=students,
         share=share, temperature=temperature,
     )  # fmt: skip
-    fit = fit_budget(
-        read_bundle(teacher), read_recipe(recipe_file), data, budget, engine=lambda bundle, _: EagerScorer(bundle),
-        steps={}, seed=seed,
-        now_us=lambda: time.time_ns() // 1000, clock_s=time.perf_counter,
-        say=lambda line: _console.print(line, highlight=False),
-    )  # fmt: skip
+    recipe = read_recipe(recipe_file)
+    seen = list(islice(replace(recipe, num_requests=1).batches("calibrate", data, seed=seed), _NUM_SEEN))
+    with tempfile.TemporaryDirectory() as folder:
+        deploying = DeployingEngine(Path(folder), seen)
+        fit = fit_budget(
+            read_bundle(teacher), recipe, data, budget,
+            engine=deploying if engine == "graph" else lambda bundle, _: EagerScorer(bundle),
+            steps=_STEPS if engine == "graph" else {}, seed=seed, now_us=lambda: time.time_ns() // 1000,
+            clock_s=time.process_time if cpu_time else time.perf_counter,
+            say=lambda line: _console.print(line, highlight=False),
+        )  # fmt: skip
     for table in budget_tables(fit, budget):
         _console.print(table)
     if figure is not None:
@@ -66,6 +93,9 @@ def fit_budget_command(
         )  # fmt: skip
     write_bundle(fit.bundle, out)
     _console.print(f"bundle: {out}")
+    if deployment is not None:
+        write_form(fit.bundle, fit.form, deployment, requests=seen)
+        _console.print(f"deployment: {deployment}")
 
 
 def _shapes(text: str) -> tuple[Shape, ...]:
