@@ -34,6 +34,7 @@ SMALL_examination := --requests 8000 --seeds 1
 SMALL_feature_store := --items 20000 --members 2000 --requests 300
 SMALL_calibration_speed := --points 200000 --rounds 1 --without-peers
 SMALL_segment_calibration := --rows 50000 --seeds 1 --samples 5 --without-peers
+SMALL_scorer := --requests 5 --rounds 1 --kinds history
 SMALL_served_log := --answers 2000
 BENCHMARKS := $(patsubst benchmarks/%.py,out/bench/%.json,$(wildcard benchmarks/*.py))
 

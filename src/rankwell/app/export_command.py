@@ -50,11 +50,10 @@ def export(
     deployment = read_deployment(out)
     scorer = deployment.scorer()
     deployment.test(scorer)
+    num_table_bytes = sum(deployment.table_bytes.values())
     num_graph_bytes = (out / "graph.onnx").stat().st_size
-    _console.print(_table(deployment.id, scorer, deployment.num_table_bytes, num_graph_bytes))
-    write_json(
-        json_file, {"num_table_bytes": float(deployment.num_table_bytes), "num_graph_bytes": float(num_graph_bytes)}
-    )
+    _console.print(_table(deployment.id, scorer, num_table_bytes, num_graph_bytes))
+    write_json(json_file, {"num_table_bytes": float(num_table_bytes), "num_graph_bytes": float(num_graph_bytes)})
 
 
 def _requests(log: Path, schema: Schema) -> Iterator[Batch]:

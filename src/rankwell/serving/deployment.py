@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 import rankwell
 from rankwell.data.replay import request_of_batch
 from rankwell.data.request import batch_from_request
+from rankwell.data.statistics import NumericStatistics
 from rankwell.errors import BundleError, RankwellError
 from rankwell.schema import Schema
 from rankwell.serving.bundle import Bundle, check_place
@@ -151,9 +152,19 @@ class Deployment:
         return self._files.manifest.created_us
 
     @property
-    def num_table_bytes(self) -> int:
-        """Of rows and indexes."""
-        return sum(table.num_bytes for table in self._tables.values())
+    def statistics(self) -> NumericStatistics:
+        """Of train."""
+        return self._model.statistics
+
+    @property
+    def label_smoothing(self) -> float:
+        """ε of the loss that the model was trained with."""
+        return self._files.manifest.label_smoothing
+
+    @property
+    def table_bytes(self) -> dict[str, int]:
+        """Of rows and indexes, by the part of the model that reads them."""
+        return {part: table.num_bytes for part, table in self._tables.items()}
 
     def scorer(self, *, num_threads: int = 1, providers: Sequence[str] = PROVIDERS) -> GraphScorer:
         """What answers with it, warmed up; arguments and errors as those of `GraphScorer`."""

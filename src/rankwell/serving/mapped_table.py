@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rankwell.errors import SchemaError, TrainingError
 from rankwell.schema import TableSpec
 from rankwell.serving.row_file import file_stem
-from rankwell.serving.row_map import RowMap
+from rankwell.serving.row_map import RowMap, read_block
 from rankwell.tables.loan import IdColumn, Loan, negative_id
 from rankwell.tables.row_source import RowSource
 
@@ -40,6 +40,7 @@ class MappedTable(RowSource):
     def __init__(self, folder: Path, part: str, specs: Sequence[TableSpec], width: int) -> None:
         self._width = width
         self._maps = {spec.name: RowMap(folder, file_stem(part, spec.name), spec, width) for spec in specs}
+        self._descriptors: dict[tuple[str, ...], NDArray[np.int64]] = {}  # of a block's columns, side by side
 
     @property
     def width(self) -> int:
@@ -68,15 +69,20 @@ class MappedTable(RowSource):
         return Loan(tuple(torch.from_numpy(self._block(columns)) for columns in blocks))
 
     def _block(self, columns: Sequence[IdColumn]) -> NDArray[np.float32]:
-        block_nFW = np.empty((columns[0].ids.shape[0], len(columns) * self._width), np.float32)
-        for f, column in enumerate(columns):
-            rows = self._maps.get(column.table)
-            ids_n = column.ids.contiguous().numpy()
-            if rows is None or len(ids_n) != len(block_nFW):
+        num_ids = columns[0].ids.shape[0]
+        ids = [column.ids.contiguous().numpy() for column in columns]
+        for column, ids_n in zip(columns, ids, strict=True):
+            if column.table not in self._maps or len(ids_n) != num_ids:
                 raise SchemaError(
                     "a column cannot be read from these tables", found=f"{len(ids_n)} ids of {column.known_as}",
-                    allowed=f"{len(block_nFW)} ids, as of the block's first column, of {list(self._maps)}",
+                    allowed=f"{num_ids} ids, as of the block's first column, of {list(self._maps)}",
                 )  # fmt: skip
-            if not rows.read(ids_n, block_nFW, f * self._width):
-                raise negative_id(column)
+        names = tuple(column.table for column in columns)
+        descriptors_F = self._descriptors.get(names)
+        if descriptors_F is None:
+            descriptors_F = self._descriptors[names] = np.stack([self._maps[name].descriptor for name in names])
+        block_nFW = np.empty((num_ids, len(columns) * self._width), np.float32)
+        wrong = read_block(descriptors_F, ids, block_nFW)
+        if wrong >= 0:
+            raise negative_id(columns[wrong])
         return block_nFW

@@ -16,12 +16,15 @@ Letters: n ids or rows · W row width · F columns of a block.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal, final
 
 import numba
 import numpy as np
 import torch
+from numba.core import cgutils
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from rankwell.errors import BundleError
@@ -34,7 +37,7 @@ from rankwell.tables.row_store import DEFAULT_KEY
 from rankwell.tables.table import Table
 from rankwell.types import MISSING_ID
 
-__all__ = ["Precision", "RowMap", "dequantised", "quantised", "write_row_map"]
+__all__ = ["Precision", "RowMap", "dequantised", "quantised", "read_block", "write_row_map"]
 
 Precision = Literal["float32", "int8"]
 """How rows are kept in files that serve."""
@@ -133,16 +136,17 @@ class RowMap:
         has_zeros = (folder / (stem + _ZEROS)).exists()
         self._zeros = IdIndex.open(folder / (stem + _ZEROS)) if has_zeros else None
         self._own_2W, self._records = _mapped(folder / (stem + _ROWS), len(self.index), width)
-        is_int8 = self._records.shape[1] == width + _SCALE_BYTES
         zeros = self.index if self._zeros is None else self._zeros
         limit = spec.size if spec.num_ids is not None else 2**63 - 1
-        rows_nW = self._records[:, :0].view(np.float32) if is_int8 else self._records.view(np.float32)
-        # gathered once: what a compiled loop is called with is most of what a short column costs
-        self._arguments = (
-            self.index.starts, self.index.keys_n, self.index.shift, zeros.starts, zeros.keys_n, zeros.shift, has_zeros,
-            np.uint64(name_salt(spec.name)), np.uint64(spec.size if spec.hashed else 0), np.int64(limit), self._own_2W,
-            self._records, rows_nW, is_int8,
+        salt = np.uint64(name_salt(spec.name)).view(np.int64)
+        self.descriptor = np.array(
+            [
+                *_described(self.index), *_described(zeros), has_zeros, salt, spec.size if spec.hashed else 0, limit,
+                self._own_2W.ctypes.data, self._records.ctypes.data, self._records.shape[1],
+            ],
+            dtype=np.int64,
         )  # fmt: skip
+        """Addresses and sizes, as `read_block` takes them; good for as long as this object lives."""
 
     @property
     def num_bytes(self) -> int:
@@ -150,18 +154,29 @@ class RowMap:
         zeros = 0 if self._zeros is None else self._zeros.num_bytes
         return self._records.nbytes + self._own_2W.nbytes + self.index.num_bytes + zeros
 
-    def read(self, ids_n: NDArray[np.int64], block_nFW: NDArray[np.float32], at: int) -> bool:
-        """Copy the row of each id into W columns of a block; ids without one of their own read the default row.
 
-        Args:
-            ids_n: int64, contiguous, `MISSING_ID` where missing.
-            block_nFW: n × F·W, written in place.
-            at: The first of the W columns.
+def read_block(
+    descriptors_F: NDArray[np.int64], ids: Sequence[NDArray[np.int64]], block_nFW: NDArray[np.float32]
+) -> int:
+    """Copy the row of each id of F columns into a block; ids without one of their own read the default row.
 
-        Returns:
-            Whether no id was another negative one; such an id reads the default row.
-        """
-        return bool(_read(ids_n, *self._arguments, block_nFW, at))
+    One compiled call a block: what a call costs would otherwise be most of what a column of 500 ids does.
+
+    Args:
+        descriptors_F: The `RowMap.descriptor` of each column's table, as rows of a matrix.
+        ids: F columns of n, contiguous, `MISSING_ID` where missing.
+        block_nFW: Written in place, contiguous.
+
+    Returns:
+        The first column that has another negative id, which reads the default row; -1 where none has.
+    """
+    addresses_F = np.array([ids_n.ctypes.data for ids_n in ids], dtype=np.int64)
+    return int(_read_block(descriptors_F, addresses_F, block_nFW))
+
+
+def _described(index: IdIndex) -> tuple[int, ...]:
+    starts = index.starts
+    return starts.ctypes.data, len(starts), starts.itemsize, index.keys_n.ctypes.data, len(index), int(index.shift)
 
 
 def _mapped(path: Path, num_rows: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -199,32 +214,58 @@ def _copy_int8(records, place, block_nFW, n, at):  # type: ignore[no-untyped-def
         block_nFW[n, at + w] = np.float32(np.int8(records[place, w])) * scale
 
 
+@intrinsic
+def _pointer(context, address):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """An address as a pointer, for `numba.carray`."""
+    del context
+
+    def code(_, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        del signature
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return numba.types.voidptr(address), code
+
+
+@numba.njit(cache=True, inline="always")
+def _place(key, index):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    keys_n = numba.carray(_pointer(index[3]), (index[4],), np.int64)
+    if index[2] == 4:
+        return place_of(key, numba.carray(_pointer(index[0]), (index[1],), np.uint32), keys_n, np.uint64(index[5]))
+    return place_of(key, numba.carray(_pointer(index[0]), (index[1],), np.uint64), keys_n, np.uint64(index[5]))
+
+
 @numba.njit(cache=True, nogil=True)
-def _read(  # type: ignore[no-untyped-def]
-    ids_n, starts, keys_n, shift, zero_starts, zero_keys_n, zero_shift, has_zeros, salt, size, limit, own_2W, records,
-    rows_nW, is_int8, block_nFW, at,
-):  # fmt: skip  # pragma: no cover - compiled
-    width = own_2W.shape[1]
-    are_ids = True
-    for n in range(len(ids_n)):
-        key = ids_n[n]
-        are_ids &= key >= -1
-        place = np.int64(-1)
-        if 0 <= key < limit:
-            if size:
-                key = np.int64(mix64(np.uint64(key) ^ salt) % size)
-            place = place_of(key, starts, keys_n, shift)
-        if place >= 0:
-            if is_int8:
-                _copy_int8(records, place, block_nFW, n, at)
-            else:
+def _read_block(descriptors_F, addresses_F, block_nFW):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    num, width = len(block_nFW), block_nFW.shape[1] // max(len(descriptors_F), 1)
+    wrong = -1
+    for f in range(len(descriptors_F) - 1, -1, -1):
+        of = descriptors_F[f]
+        index, zeros, has_zeros, salt, size, limit = of[:6], of[6:12], of[12], np.uint64(of[13]), of[14], of[15]
+        own_2W = numba.carray(_pointer(of[16]), (2, width), np.float32)
+        records = numba.carray(_pointer(of[17]), (index[4], of[18]), np.uint8)
+        rows_nW = numba.carray(_pointer(of[17]), (index[4], width), np.float32)
+        is_int8, at = of[18] != 4 * width, f * width
+        ids_n = numba.carray(_pointer(addresses_F[f]), (num,), np.int64)
+        for n in range(num):
+            key, place = ids_n[n], np.int64(-1)
+            if key < -1:
+                wrong = f
+            is_within = 0 <= key < limit
+            if is_within:
+                if size:
+                    key = np.int64(mix64(np.uint64(key) ^ salt) % np.uint64(size))
+                place = _place(key, index)
+            if place >= 0:
+                if is_int8:
+                    _copy_int8(records, place, block_nFW, n, at)
+                else:
+                    for w in range(width):
+                        block_nFW[n, at + w] = rows_nW[place, w]
+            elif has_zeros and is_within and _place(key, zeros) >= 0:
                 for w in range(width):
-                    block_nFW[n, at + w] = rows_nW[place, w]
-        elif has_zeros and 0 <= ids_n[n] < limit and place_of(key, zero_starts, zero_keys_n, zero_shift) >= 0:
-            for w in range(width):
-                block_nFW[n, at + w] = 0.0
-        else:
-            own = 1 if ids_n[n] == -1 else 0
-            for w in range(width):
-                block_nFW[n, at + w] = own_2W[own, w]
-    return are_ids
+                    block_nFW[n, at + w] = 0.0
+            else:
+                own = 1 if key == -1 else 0
+                for w in range(width):
+                    block_nFW[n, at + w] = own_2W[own, w]
+    return wrong

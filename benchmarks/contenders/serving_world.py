@@ -1,0 +1,76 @@
+"""What the serving benchmarks serve: a model of a given size on the marketplace's schema, and requests to it.
+
+Nothing is learned from a log here; a few steps on noise put a row under every id, so that a look-up finds what it
+would find in earnest, and costs what it would cost.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from rankwell.calibration.platt import Platt
+from rankwell.data.statistics import ColumnStatistics, NumericStatistics
+from rankwell.models.candidate_list import ListSettings
+from rankwell.models.history import HistorySettings
+from rankwell.models.list_attention import FullSettings, LocalSettings
+from rankwell.models.transformer import RankingTransformer, TransformerSettings
+from rankwell.schema import Numeric, Schema
+from rankwell.serving.bundle import Bundle
+from rankwell.serving.example_request import example_request
+from rankwell.simulation.schema import marketplace_schema
+from rankwell.tables.adagrad import RowWiseAdaGrad
+from rankwell.types import Batch
+
+__all__ = ["KINDS", "NOW_US", "NUM_EVENTS", "bundle_of", "requests", "served_schema"]
+
+NUM_EVENTS: Final = 50
+NOW_US: Final = 1_700_000_000_000_000
+KINDS: Final = {
+    "history": None,
+    "full": ListSettings(attention=FullSettings(), num_layers=2, rank="retrieval_score"),
+    "local": ListSettings(attention=LocalSettings(window=50), num_layers=2, rank="retrieval_score"),
+}
+"""How candidates see each other: not at all, each sees all, each sees the nearest 50."""
+
+_COLUMN = ColumnStatistics(
+    num_values=9, missing_rate=0.0, mean=3.0, sd=2.0, log_mean=1.2, log_sd=0.7, quantiles=(0.0, 1.0, 3.0, 5.0, 9.0)
+)
+
+
+def served_schema(num_actions: int = 2) -> Schema:
+    """The marketplace's, with so many actions and histories of 50 events."""
+    schema = marketplace_schema()
+    sequences = tuple(s.model_copy(update={"max_length": NUM_EVENTS}) for s in schema.sequences)
+    return schema.model_copy(update={"actions": schema.actions[:num_actions], "sequences": sequences})
+
+
+def bundle_of(kind: str, *, width: int = 64, num_layers: int = 2, num_steps: int = 40) -> Bundle:
+    """A bundle whose candidates see each other as `kind` says."""
+    schema = served_schema()
+    names = [f.name for f in schema.visible_features if isinstance(f, Numeric)]
+    statistics = NumericStatistics(columns=dict.fromkeys(names, _COLUMN))
+    settings = TransformerSettings(
+        row_width=16, width=width, history=HistorySettings(width=width, num_layers=num_layers), list=KINDS[kind]
+    )
+    model = RankingTransformer(schema, statistics, settings, seed=0)
+    for table in model.tables.values():
+        table.train_with(RowWiseAdaGrad(learning_rate=0.05))
+    model.train()
+    for seed in range(num_steps):
+        batch = example_request(schema, statistics, num_candidates=500, num_events=NUM_EVENTS, seed=seed)
+        torch.autograd.backward(model(batch.features).sum())
+        for table in model.tables.values():
+            table.apply()
+    calibrators = {action.name: Platt(slope=0.9, offset=-0.1) for action in schema.actions}
+    return Bundle(model=model.eval(), calibrators=calibrators, created_us=NOW_US)
+
+
+def requests(bundle: Bundle, num: int, *, num_candidates: int, num_events: int = NUM_EVENTS) -> list[Batch]:
+    """Requests with all their features, R = 1 each."""
+    schema, statistics = bundle.schema, bundle.model.statistics
+    return [
+        example_request(schema, statistics, num_candidates=num_candidates, num_events=num_events, seed=10_000 + seed)
+        for seed in range(num)
+    ]

@@ -1,0 +1,152 @@
+"""How long a request takes to score: a deployment's graph against the same model in PyTorch, one thread each.
+
+500 candidates, 50 events, 2 layers of width 64, 2 actions; candidates that do not see each other, that all do, and
+2,000 of which each sees the nearest 50. The contenders take turns, request by request, so that a busy machine is busy
+for all; times are medians over requests of wall time, and the ratio is that of the medians. Beside them: the same graph
+with int8 products, whose scales are found as they come ("dynamic") or were measured before ("static"), the calibrators
+by themselves, and the rows' files as float32 and int8.
+
+    python benchmarks/scorer.py [--json FILE] [--requests N] [--rounds N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from contenders.findings import Findings
+from contenders.serving_world import bundle_of, requests
+from rankwell.serving.bundle import Bundle
+from rankwell.serving.calibration_end import CalibrationEnd
+from rankwell.serving.deployment import Deployment, read_deployment, write_deployment
+from rankwell.serving.onnx_export import export_graph
+from rankwell.serving.quantised_graph import dynamic_int8_graph, static_int8_graph
+from rankwell.serving.request_graph import request_graph
+from rankwell.serving.scorer import EagerScorer
+from rankwell.types import Batch
+
+CASES = (("history", 500), ("full", 500), ("local", 2000))
+
+
+def timed(ways: dict[str, Callable[[int], object]], num: int, rounds: int) -> dict[str, tuple[float, float]]:
+    """Median and P95 of each way, in ms, taking turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for i in range(num):
+            for name, way in ways.items():
+                started = time.perf_counter()
+                way(i)
+                seconds[name].append(time.perf_counter() - started)
+    return {name: (1e3 * median(s), 1e3 * float(np.quantile(s, 0.95))) for name, s in seconds.items()}
+
+
+def deployed(folder: Path, name: str, **settings: Any) -> Deployment:
+    """A deployment of its own."""
+    bundle = settings.pop("bundle")
+    write_deployment(bundle, folder / name, **settings)
+    return read_deployment(folder / name)
+
+
+class _End(torch.nn.Module):
+    def __init__(self, end: torch.nn.Module | None) -> None:
+        super().__init__()
+        self.end = end
+
+    def forward(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        logits_CA, segments_CS = inputs["logits_CA"], inputs["segments_CS"]
+        return logits_CA.double() if self.end is None else self.end(logits_CA, segments_CS)
+
+
+def calibration_sessions(bundle: Bundle) -> list[Callable[[np.ndarray], object]]:
+    """The end of the graph by itself, and a graph that casts its input: what running any graph costs."""
+    end = CalibrationEnd([bundle.calibrators[a.name] for a in bundle.schema.actions], bundle.label_smoothing)
+    sessions = []
+    for module in (_End(end), _End(None)):
+        inputs = {"logits_CA": torch.zeros(3, 2), "segments_CS": torch.zeros(3, 0, dtype=torch.int64)}
+        graph = export_graph(module.eval(), inputs, ["probabilities_CA"], is_free=lambda _: True)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        sessions.append(onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"]))
+    return [functools.partial(_run, session) for session in sessions]
+
+
+def _run(session: Any, logits_CA: np.ndarray) -> object:
+    return session.run(None, {"logits_CA": logits_CA})
+
+
+def measure(findings: Findings, kind: str, num_candidates: int, given: argparse.Namespace, folder: Path) -> None:
+    """One kind of model."""
+    bundle = bundle_of(kind)
+    graph = request_graph(bundle)
+    exact = deployed(folder, f"{kind}-float32", bundle=bundle, graph=graph)
+    scorer, eager = exact.scorer(), EagerScorer(bundle)
+    asked: list[Batch] = requests(bundle, given.requests, num_candidates=num_candidates)
+    inputs = [scorer.inputs(batch) for batch in asked[:20]]
+    dynamic = deployed(folder, f"{kind}-dynamic", bundle=bundle, graph=dynamic_int8_graph(graph)).scorer()
+    static = deployed(folder, f"{kind}-static", bundle=bundle, graph=static_int8_graph(graph, inputs)).scorer()
+    int8 = deployed(folder, f"{kind}-int8", bundle=bundle, graph=graph, precision="int8")
+    int8_scorer = int8.scorer()
+    logits = [scorer.score(batch).logits_CA.numpy() for batch in asked]
+    calibrated, nothing = calibration_sessions(bundle)
+    ways: dict[str, Callable[[int], object]] = {
+        "PyTorch": lambda i: eager.score(asked[i]),
+        "graph": lambda i: scorer.score(asked[i]),
+        "gathering rows, of it": lambda i: scorer.inputs(asked[i]),
+        "calibrators": lambda i: calibrated(logits[i]),
+        "a graph of nothing": lambda i: nothing(logits[i]),
+        "graph, dynamic int8 products": lambda i: dynamic.score(asked[i]),
+        "graph, static int8 products": lambda i: static.score(asked[i]),
+        "graph, int8 rows": lambda i: int8_scorer.score(asked[i]),
+    }
+    for way in ways.values():
+        way(0)
+    found = timed(ways, len(asked), given.rounds)
+    name = f"{kind}, {num_candidates} candidates"
+    for way, (middle, late) in found.items():
+        share = {"graph": 2.0} if kind == "history" else {}
+        findings.add(f"{name}: {way}", middle, "ms")
+        findings.add(f"{name}: {way}, P95", late, "ms", at_most=share.get(way))
+    own = 1e3 * (found["calibrators"][0] - found["a graph of nothing"][0])
+    findings.add(f"{name}: calibrators, less what any graph costs", own, "µs", at_most=10)
+    findings.add(f"{name}: PyTorch / graph", found["PyTorch"][0] / found["graph"][0], at_least=1.5)
+    for precision in ("dynamic", "static"):
+        ratio = found["graph"][0] / found[f"graph, {precision} int8 products"][0]
+        findings.add(f"{name}: graph / graph, {precision} int8", ratio)
+    if kind == "history":
+        for part, width in (("deep", 16), ("wide", 2), ("crosses", 2)):
+            ratio = int8.table_bytes[part] / exact.table_bytes[part]
+            findings.add(
+                f"files of rows of width {width} ({part}), int8 / float32", ratio, at_most=0.4 if width == 16 else None
+            )
+
+
+def main() -> None:
+    """Measure all cases, print, write."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--json", type=Path, help="write the numbers to this file")
+    arguments.add_argument("--requests", type=int, default=100)
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--kinds", nargs="*", choices=[kind for kind, _ in CASES], help="by default all")
+    given = arguments.parse_args()
+    torch.set_num_threads(1)
+    findings = Findings("scoring a request, one thread")
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, num_candidates in CASES:
+            if not given.kinds or kind in given.kinds:
+                measure(findings, kind, num_candidates, given, Path(folder))
+    findings.print()
+    findings.write(given.json)
+
+
+if __name__ == "__main__":
+    main()
