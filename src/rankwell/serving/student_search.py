@@ -101,7 +101,7 @@ def fit_budget(
     """
     search = _Search(teacher, recipe, data, budget, engine, seed, now_us, clock_s, say)
     taught = search.teacher()
-    students, bundles = search.students(taught)
+    taught, students, bundles = search.students(taught)
     if taught.is_kept:
         chosen, bundle = TEACHER, teacher
     else:
@@ -148,26 +148,28 @@ class _Search:
                 do="give the recipe that the teacher was trained by, or one of the same schema",
             )  # fmt: skip
         self._bundle, self._model, self._recipe, self._data, self._budget = teacher, model, recipe, data, budget
-        self._engine, self._seed, self._now_us, self._clock_s, self._say = engine, seed, now_us, clock_s, say
+        self._engine, self._whole = engine, engine(teacher, Form())
+        self._seed, self._now_us, self._clock_s, self._say = seed, now_us, clock_s, say
         self._timed = requests_of_size(
             recipe.batches("tune", data, seed=seed), num_candidates=budget.num_candidates,
             num_requests=budget.num_requests,
         )  # fmt: skip
 
     def teacher(self) -> Tried:
-        latency = self._latency({TEACHER: self._engine(self._bundle, Form())})[TEACHER]
-        over = latency.p95_ms / self._budget.p95_ms
-        verdict = f"{over:.1f} times the budget" if over > 1 else "kept: inside the budget"
+        latency = self._latency({TEACHER: self._whole})[TEACHER]
+        is_kept = latency.p95_ms <= self._budget.p95_ms
+        verdict = "kept: inside the budget" if is_kept else self._over(latency)
         self._say(f"{TEACHER}: P95 {latency.p95_ms:.1f} ms, {verdict}")
-        return Tried(
-            name=TEACHER, latency=latency, tune=self.quality(self._bundle, "tune"), is_kept=over <= 1, verdict=verdict
-        )
+        tune = self.quality(self._bundle, "tune")
+        return Tried(name=TEACHER, latency=latency, tune=tune, is_kept=is_kept, verdict=verdict)
 
-    def students(self, taught: Tried) -> tuple[tuple[Tried, ...], dict[str, Bundle]]:
-        """Every shape, fastest first, and the bundles of those that were trained."""
+    def students(self, taught: Tried) -> tuple[Tried, tuple[Tried, ...], dict[str, Bundle]]:
+        """The teacher, timed again in turns with all shapes; the shapes, fastest first; bundles of those trained."""
         sized = {shape: self._untrained(shape) for shape in self._budget.shapes}
         scorers = {str(shape): self._engine(bundle, Form()) for shape, bundle in sized.items() if bundle is not None}
-        latencies = self._latency(scorers)
+        latencies = self._latency({TEACHER: self._whole, **scorers})
+        if not taught.is_kept:
+            taught = replace(taught, latency=latencies[TEACHER], verdict=self._over(latencies[TEACHER]))
         order = sorted((s for s in sized if str(s) in latencies), key=lambda s: latencies[str(s)].p95_ms)
         fits = [shape for shape in order if latencies[str(shape)].p95_ms <= self._budget.p95_ms]
         trained = {} if taught.is_kept else self._trained(fits[::-1][: self._budget.max_students])
@@ -183,7 +185,7 @@ class _Search:
             else:
                 why = "not trained: slower ones fit" if shape in fits else "refused: over the budget"
                 students.append(Tried(name=name, latency=latencies[name], verdict=why))
-        return tuple(students), trained
+        return taught, tuple(students), trained
 
     def further(
         self, bundle: Bundle, name: str, steps: Mapping[str, Callable[[Form], Form]]
@@ -192,7 +194,7 @@ class _Search:
         tried, form = list[Tried](), Form()
         if not steps:
             return (), form
-        held_out, kept = self.single_requests("tune"), self._engine(bundle, form)
+        held_out, kept = self.single_requests("tune", _NUM_SCORED), self._engine(bundle, form)
         worth = _scored(kept, held_out)
         for step, change in steps.items():
             self._say(f"{name}: {step}")
@@ -221,13 +223,16 @@ class _Search:
         probabilities_C = calibrator(logits_C, predictions.segments_CS(bundle.calibrate_by)[known_C])
         return _quality_of(logits_C, probabilities_C, labels_C, weights_C)
 
-    def single_requests(self, part: Part) -> list[Batch]:
-        """Some of a split's requests with their labels, each a batch of its own, as a server meets them."""
+    def single_requests(self, part: Part, most: int | None = None) -> list[Batch]:
+        """A split's requests with their labels, each a batch of its own, as a server meets them; or some of them."""
         whole = replace(self._recipe, num_requests=1)
-        return list(islice(whole.batches(part, self._data, seed=self._seed), _NUM_SCORED))
+        return list(islice(whole.batches(part, self._data, seed=self._seed), most))
+
+    def _over(self, latency: Latency) -> str:
+        return f"{latency.p95_ms / self._budget.p95_ms:.1f} times the budget"
 
     def _latency(self, scorers: Mapping[str, Scorer]) -> dict[str, Latency]:
-        return measure_latency(scorers, self._timed, clock_s=self._clock_s) if scorers else {}
+        return measure_latency(scorers, self._timed, clock_s=self._clock_s)
 
     def _untrained(self, shape: Shape) -> Bundle | None:
         """With random weights; None where the teacher's settings have no such size."""
