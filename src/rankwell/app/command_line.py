@@ -23,6 +23,7 @@ from rankwell.app.pipeline import demonstrate
 from rankwell.app.plan_table import plan_printer
 from rankwell.app.progress import progress_of_simulation, progress_of_training
 from rankwell.app.run import EvaluatedRun, evaluate_run, report_run, train_runs
+from rankwell.app.serve_command import deploy, rollback, serve
 from rankwell.app.served_log_commands import compact, label
 from rankwell.app.study_commands import study
 from rankwell.data.writer import impressions_table
@@ -50,6 +51,9 @@ app.command()(export)
 app.command()(compact)
 app.command()(label)
 app.command()(features)
+app.command()(serve)
+app.command()(deploy)
+app.command()(rollback)
 
 
 class _TablesByDefault(TyperGroup):

@@ -33,6 +33,7 @@ __all__ = [
     "class_path",
     "hash_of_manifest",
     "is_bundle",
+    "is_deployment",
     "read_manifest",
 ]
 
@@ -125,6 +126,15 @@ class Manifest(_Record):
 def is_bundle(directory: Path) -> bool:
     """Whether a directory is a bundle, be it whole or damaged."""
     return (directory / _NAME).is_file() or (directory / _CHECKSUM_NAME).is_file()
+
+
+def is_deployment(directory: Path) -> bool:
+    """Whether a directory says that it is a deployment, be it whole or damaged."""
+    try:
+        content = json.loads((directory / _NAME).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("format") == DEPLOYMENT
 
 
 def read_manifest(directory: Path, *, kind: str = BUNDLE) -> Manifest:

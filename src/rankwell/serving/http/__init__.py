@@ -1,0 +1,1 @@
+"""Answers over HTTP: `rankwell serve`, of the extra `serve`."""

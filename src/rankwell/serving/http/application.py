@@ -1,0 +1,76 @@
+"""The application of a worker: all routes, and what every error becomes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from litestar import Litestar, Response, get
+from litestar.exceptions import HTTPException
+from litestar.handlers import HTTPRouteHandler
+
+from rankwell.errors import RankwellError
+from rankwell.serving.http.admin_routes import admin_routes
+from rankwell.serving.http.metrics import CONTENT_TYPE
+from rankwell.serving.http.open_api import open_api
+from rankwell.serving.http.page import page_routes
+from rankwell.serving.http.protocol_v2 import protocol_v2_routes
+from rankwell.serving.http.rank_routes import rank_routes
+from rankwell.serving.http.readiness import report
+from rankwell.serving.http.refusal import RefusalError
+from rankwell.serving.http.server_state import Asked, ServerState, bytes_response
+
+__all__ = ["application"]
+
+_LOG: Final = logging.getLogger("rankwell.serving")
+
+
+def application(state: ServerState) -> Litestar:
+    """The application that answers for a worker."""
+    routes = [
+        *rank_routes(state),
+        *admin_routes(state),
+        *protocol_v2_routes(state),
+        *page_routes(state),
+        *_own_routes(state),
+    ]
+
+    def refused(request: Asked, error: RefusalError) -> Response[bytes]:
+        return state.refused(request, error)
+
+    def of_ours(request: Asked, error: RankwellError) -> Response[bytes]:
+        return state.refused(request, state.refusal_of(error))
+
+    def of_http(request: Asked, error: HTTPException) -> Response[bytes]:
+        refusal = RefusalError(error.status_code, "there is nothing here" if error.status_code == 404 else error.detail)
+        response = state.refused(request, refusal)
+        for name, value in (error.headers or {}).items():
+            response.headers[name] = value
+        return response
+
+    def unforeseen(request: Asked, error: Exception) -> Response[bytes]:
+        _LOG.error("a request failed", exc_info=error)
+        return state.refused(request, RefusalError(500, "the server failed", do="report it, with the server's log"))
+
+    handlers: Mapping[Any, Any] = {
+        RefusalError: refused, RankwellError: of_ours, HTTPException: of_http, Exception: unforeseen
+    }  # fmt: skip
+    return Litestar(
+        routes, exception_handlers=dict(handlers), openapi_config=None, logging_config=None, request_max_body_size=None
+    )
+
+
+def _own_routes(state: ServerState) -> list[HTTPRouteHandler]:
+    document = open_api(state.live.current.bundle.schema, state.limits, has_tokens=not state.tokens.is_open)
+
+    @get("/metrics")
+    async def metrics(request: Asked) -> Response[bytes]:
+        report(state)
+        return bytes_response(state.metrics.text(), CONTENT_TYPE)
+
+    @get("/schema/openapi.json")
+    async def openapi(request: Asked) -> Response[bytes]:
+        return state.json(request, document)
+
+    return [metrics, openapi]
