@@ -26,6 +26,7 @@ SMALL_history_once := --requests 8 --rounds 3
 SMALL_attention_growth := --rounds 3 --requests 20
 SMALL_ftrl_zeros := --requests 2000 --seeds 1 2
 SMALL_marketplace_order := --requests 1500 --seeds 2
+SMALL_distillation := --requests 1500 --teacher-width 32 --teacher-epochs 1 --student-epochs 1 --draws 20
 SMALL_sequential_calibration := --runs 50 --panes 500
 SMALL_winners_curse := --requests 300 --seeds 2
 SMALL_off_policy := --rows 100000 1000000 --repeats 1
