@@ -124,6 +124,7 @@ class WorkQueue:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
 
     async def _work(self) -> None:
         while True:
