@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, final
@@ -16,8 +17,10 @@ from typing import Final, final
 import numpy as np
 
 from rankwell.data.pseudonyms import PseudonymKey
+from rankwell.data.replay import request_of_batch
 from rankwell.errors import RankwellError
 from rankwell.serving.correction import CORRECTIONS, CorrectedScorer, Correction, read_correction
+from rankwell.serving.example_request import example_request, most_events
 from rankwell.serving.feature_store import FeatureStore
 from rankwell.serving.loaded_bundle import LoadedBundle, load_bundle
 from rankwell.serving.ranker import Ranker
@@ -30,6 +33,7 @@ from rankwell.types import MISSING_ID
 __all__ = ["LiveBundles", "LiveState", "ServedBundle"]
 
 _CANARY: Final = np.uint64(name_salt("members of a canary"))
+_WARM_UPS: Final = 3
 _SHADOW: Final = np.uint64(name_salt("requests of a shadow"))
 _Signature = tuple[int, int, int] | None
 
@@ -203,6 +207,7 @@ class LiveBundles:
             store = None if self._open_store is None else self._open_store(bundle)
             reader = RequestReader(bundle.schema, store=store, key=self._key)
             found = ServedBundle(bundle, reader, self._make_ranker(bundle.scorer), store)
+            _warm_up(found)
             self._served[path] = found
         return found
 
@@ -289,6 +294,18 @@ class LiveBundles:
                 served.store.refresh()
             except RankwellError as error:
                 problems["features"] = str(error)
+
+
+def _warm_up(served: ServedBundle) -> None:
+    """Go the way of a request a few times, so that the first one finds everything compiled and in memory."""
+    schema, statistics = served.bundle.schema, served.bundle.statistics
+    num_events = min(20, most_events(schema))
+    for seed in range(_WARM_UPS):
+        example = example_request(schema, statistics, num_candidates=50, num_events=num_events, seed=seed)
+        with suppress(RankwellError):  # one that is made up may lack what this server asks for: a bid, a member
+            served.ranker.rank_batch(served.reader.read(request_of_batch(example, 0, schema)).batch, length=10)
+        if served.store is not None:
+            served.store.features(seed, example.audit.item_ids_C.numpy())
 
 
 def _signature(path: Path) -> _Signature:

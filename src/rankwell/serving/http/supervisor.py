@@ -83,7 +83,12 @@ class _Supervisor:
             args=(self._settings, number, self._server, self._clock, lambda: self._ready_writer.send(number)),
             name=f"rankwell-w{number}",
         )
-        worker.start()
+        told = (signal.SIGTERM, signal.SIGINT)
+        signal.pthread_sigmask(signal.SIG_BLOCK, told)  # our handlers are not the worker's, which resets them
+        try:
+            worker.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, told)
         self._workers[number], self._started_s[number] = worker, time.monotonic()
 
     def _look(self) -> None:
@@ -109,7 +114,8 @@ class _Supervisor:
         worker.join()
         forget_process(worker.pid)
         if self._is_ending:
-            self._status = self._status or (0 if worker.exitcode == 0 else 1)
+            in_order = (0, -signal.SIGTERM)  # the second: it had not begun to answer
+            self._status = self._status or (0 if worker.exitcode in in_order else 1)
             return
         if worker.exitcode == CANNOT_START and self._num_ready < self._settings.num_workers:
             self._status = 2

@@ -82,6 +82,8 @@ def run_worker(
     with suppress(OSError, AttributeError):  # Linux: no worker outlives the process that watches over it
         ctypes.CDLL(None).prctl(_DEATH_OF_PARENT, signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent tells us when to end
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     torch.set_num_threads(settings.num_threads)
     with ExitStack() as logs:
         try:
