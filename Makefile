@@ -36,6 +36,8 @@ SMALL_feature_store := --items 20000 --members 2000 --requests 300
 SMALL_calibration_speed := --points 200000 --rounds 1 --without-peers
 SMALL_segment_calibration := --rows 50000 --seeds 1 --samples 5 --without-peers
 SMALL_scorer := --requests 5 --rounds 1 --kinds history
+SMALL_serving := --requests 100 --runs 1 --cases history --overload-s 1 --without-peers
+SMALL_int8_rows := --requests 1500 --seeds 1
 SMALL_served_log := --answers 2000
 BENCHMARKS := $(patsubst benchmarks/%.py,out/bench/%.json,$(wildcard benchmarks/*.py))
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
+import pyarrow as pa
 import torch
 
 from rankwell.calibration.platt import Platt
@@ -16,17 +18,18 @@ from rankwell.models.candidate_list import ListSettings
 from rankwell.models.history import HistorySettings
 from rankwell.models.list_attention import FullSettings, LocalSettings
 from rankwell.models.transformer import RankingTransformer, TransformerSettings
-from rankwell.schema import Numeric, Schema
+from rankwell.schema import Categorical, Numeric, Place, Schema
 from rankwell.serving.bundle import Bundle
 from rankwell.serving.example_request import example_request
 from rankwell.simulation.schema import marketplace_schema
 from rankwell.tables.adagrad import RowWiseAdaGrad
 from rankwell.types import Batch
 
-__all__ = ["KINDS", "NOW_US", "NUM_EVENTS", "bundle_of", "requests", "served_schema"]
+__all__ = ["KINDS", "NOW_US", "NUM_EVENTS", "bundle_of", "feature_rows", "requests", "served_schema"]
 
 NUM_EVENTS: Final = 50
 NOW_US: Final = 1_700_000_000_000_000
+_ITEM: Final = "job_id"
 KINDS: Final = {
     "history": None,
     "full": ListSettings(attention=FullSettings(), num_layers=2, rank="retrieval_score"),
@@ -74,3 +77,31 @@ def requests(bundle: Bundle, num: int, *, num_candidates: int, num_events: int =
         example_request(schema, statistics, num_candidates=num_candidates, num_events=num_events, seed=10_000 + seed)
         for seed in range(num)
     ]
+
+
+def feature_rows(num_items: int, num_members: int, seed: int = 0) -> dict[str, dict[str, object]]:
+    """Items and members as `write_feature_table` takes them, in the columns of the marketplace's log."""
+    rng = np.random.default_rng(seed)
+    schema = served_schema()
+    tables: dict[str, dict[str, object]] = {"items": {}, "members": {}}
+    for feature in schema.features:
+        table, num = ("members", num_members) if feature.on == "request" else ("items", num_items)
+        column = feature.column or feature.name
+        if column in (schema.member_id, _ITEM):
+            tables[table][column] = np.arange(num)
+        elif isinstance(feature, Categorical):
+            tables[table][column] = rng.integers(0, 20, num)
+        elif isinstance(feature, Place):
+            tables[table][f"{column}_lat"] = rng.uniform(-60, 60, num)
+            tables[table][f"{column}_lon"] = rng.uniform(-180, 180, num)
+        else:
+            tables[table][column] = rng.uniform(0, 9, num).astype(np.float32)
+    ends = pa.array(np.arange(num_members + 1) * NUM_EVENTS, pa.int32())
+    ages_us = np.sort(rng.integers(10**9, 10**12, (num_members, NUM_EVENTS)), axis=1)[:, ::-1]
+    for sequence in schema.sequences:
+        for field in sequence.fields:
+            ids = rng.integers(0, num_items if field.table == "job" else 4, ages_us.size)
+            tables["members"][f"{sequence.name}_{field.name}"] = pa.ListArray.from_arrays(ends, pa.array(ids))
+        times = pa.array((NOW_US - ages_us).ravel())
+        tables["members"][f"{sequence.name}_{sequence.time}"] = pa.ListArray.from_arrays(ends, times)
+    return tables
