@@ -94,7 +94,8 @@ def batch_from_request(
         num_candidates, first_list = len(items), schema.item
         if _leaves_out(request, given_context, given_candidates, schema):
             known = look_up(MISSING_ID if member_id is None else member_id, time_us, items)
-    optional = {attribute.name for attribute in schema.protected} - set(schema.visible_protected)
+    protected = {attribute.name for attribute in schema.protected}
+    optional = protected - set(schema.visible_protected)
     for feature in (*schema.features, *schema.protected):
         on_request = feature.on == "request"
         given = given_context if on_request else given_candidates
@@ -121,10 +122,10 @@ def batch_from_request(
                     num_candidates, first_list = len(values), feature.name
                 _check_length(len(values), num_candidates, place, first_list)
             column = _read(values, feature, place)
-        if feature in schema.protected:
+        if feature.name in protected:
             assert isinstance(column, Tensor)
             audited[feature.name] = column
-        if feature not in schema.protected or feature.name in schema.visible_protected:
+        if feature.name not in optional:
             (context if on_request else candidates)[feature.name] = column
     if num_candidates is None:  # no candidate feature is declared: any list says how many there are
         num_candidates = max((len(_entries(v, f"candidates[{n!r}]")) for n, v in given_candidates.items()), default=0)

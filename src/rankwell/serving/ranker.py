@@ -24,7 +24,7 @@ from rankwell.schema import Schema
 from rankwell.serving.bundle import Bundle, read_bundle
 from rankwell.serving.scorer import EagerScorer, Scorer, Scores
 from rankwell.tables.hashing import mix64
-from rankwell.types import Batch, Column, Features, Impression, Ragged, RankedList
+from rankwell.types import Audit, Batch, Column, Features, Impression, Ragged, RankedList
 
 __all__ = ["Ranker", "Ranking"]
 
@@ -37,15 +37,36 @@ class Ranking:
     Args:
         ranked: Best first.
         scores: Of all candidates, in the order in which the request has them.
-        impressions: What the request log keeps if the list is shown as it stands: one an entry, positions from 1.
+        audit: Of the request: ids and time.
         num_cut_events: By sequence, how many of the request's oldest events were left out, since there were more than
             the schema's `max_length`.
     """
 
     ranked: RankedList
     scores: Scores
-    impressions: tuple[Impression, ...]
+    audit: Audit
     num_cut_events: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def impressions(self) -> tuple[Impression, ...]:
+        """What the request log keeps if the list is shown as it stands: one an entry, positions from 1."""
+        request_id, member_id = int(self.audit.request_ids_R[0]), int(self.audit.member_ids_R[0])
+        time_us, ranked = int(self.audit.times_us_R[0]), self.ranked
+        entries = zip(
+            ranked.item_ids.tolist(), ranked.probabilities.tolist(), ranked.propensities.tolist(), strict=True
+        )  # fmt: skip
+        return tuple(
+            Impression(
+                request_id=request_id,
+                member_id=member_id,
+                time_us=time_us,
+                item_id=item_id,
+                position=position,
+                probability=probability,
+                propensity=propensity,
+            )
+            for position, (item_id, probability, propensity) in enumerate(entries, start=1)
+        )
 
 
 @final
@@ -180,7 +201,7 @@ class Ranker:
         cut = {name: int(e.num_cut_R.sum()) for name, e in history.items() if e.num_cut_R is not None}
         place_K = order_K.argsort()
         as_given = Scores(scores.logits_CA[place_K], scores.probabilities_CA[place_K])
-        return Ranking(ranked, as_given, _impressions(batch, ranked), cut)
+        return Ranking(ranked, as_given, batch.audit, cut)
 
 
 def _reordered(features: Features, order_K: Tensor) -> Features:
@@ -203,23 +224,3 @@ def _column_in_order(column: Column, order_K: Tensor) -> Column:
 def _request_seed(seed: int, request_id: int) -> int:
     """The request's own seed, in 0 … 2^63 - 1: the same whenever it is asked."""
     return int(mix64(np.uint64(seed % 2**64) ^ mix64(np.uint64(request_id % 2**64)))) >> 1
-
-
-def _impressions(batch: Batch, ranked: RankedList) -> tuple[Impression, ...]:
-    request_id, member_id = int(batch.audit.request_ids_R[0]), int(batch.audit.member_ids_R[0])
-    time_us = int(batch.audit.times_us_R[0])
-    entries = zip(
-        ranked.item_ids.tolist(), ranked.probabilities.tolist(), ranked.propensities.tolist(), strict=True
-    )  # fmt: skip
-    return tuple(
-        Impression(
-            request_id=request_id,
-            member_id=member_id,
-            time_us=time_us,
-            item_id=item_id,
-            position=position,
-            probability=probability,
-            propensity=propensity,
-        )
-        for position, (item_id, probability, propensity) in enumerate(entries, start=1)
-    )
