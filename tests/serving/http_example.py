@@ -104,7 +104,8 @@ def local_server(source: Path, **settings: Any) -> Iterator[LocalServer]:
 @contextmanager
 def server_process(arguments: Sequence[str], *, env: dict[str, str] | None = None) -> Iterator[tuple[Any, str]]:
     """`rankwell serve` in a process of its own, and its URL; it is ended by SIGTERM."""
-    command = [sys.executable, "-c", "from rankwell.app.entry import main; main()", "serve", "--port", "0", *arguments]
+    command = [sys.executable, "-c", "from rankwell.app.entry import main; main()", "serve"]
+    command += ["--port", "0", "--deadline-ms", "5000", *arguments]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},

@@ -50,8 +50,9 @@ def serve(
     utility: Annotated[Path | None, typer.Option(exists=True, help="JSON of a Utility.")] = None,
     explore: Annotated[list[int] | None, typer.Option(min=1, help="A position that explores (with --log).")] = None,
     pool: Annotated[int, typer.Option(min=1, help="From how many it is drawn.")] = 20,
+    heads: Annotated[Path | None, typer.Option(exists=True, help="The bundle again: the page shows its heads.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
-    deadline_ms: Annotated[float, typer.Option(min=0.1, help="Of a request.")] = 250.0,
+    deadline_ms: Annotated[float, typer.Option(min=0.1, help="Of a request; the longest, too.")] = 100.0,
     max_candidates: Annotated[int, typer.Option(min=1, help="Of a request.")] = 2_000,
     max_waiting: Annotated[int, typer.Option(min=1, help="Requests in the queue of a worker.")] = 64,
     client_share: Annotated[float, typer.Option(min=0.01, max=1, help="Of the queue, for one client.")] = 1.0,
@@ -83,6 +84,7 @@ def serve(
             action=action,
             utility=None if utility is None else Utility.from_json(utility.read_text(encoding="utf-8")),
             exploration=SlotExploration(pool=pool) if explore is None else SlotExploration(tuple(explore), pool),
+            heads=heads,
             seed=seed,
             limits=ServerLimits(
                 max_candidates=max_candidates, max_waiting=max_waiting, client_share=client_share,

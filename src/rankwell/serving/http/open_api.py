@@ -89,6 +89,19 @@ def open_api(schema: Schema, limits: ServerLimits, *, has_tokens: bool) -> _Json
                 **_ok(_object(outputs={"type": "array", "items": {"type": "object"}})), **_refused(404, *asked),
             },
         }},
+        "/v1/example": {"get": {
+            "summary": "A request that is made up",
+            "parameters": [{"name": "num_candidates", "in": "query", "required": False,
+                            "schema": {"type": "integer", "minimum": 1, "maximum": limits.max_candidates}}],
+            "responses": {**_ok(request), **_refused(400)},
+        }},
+        "/v1/attention": {"post": {
+            **secured, "summary": "What heads of attention attend to", "parameters": [deadline],
+            "requestBody": _body(request),
+            "responses": {
+                **_ok(_object(heads={"type": "array", "items": {"type": "object"}})), **_refused(409, *asked),
+            },
+        }},
         "/metrics": {"get": {"summary": "For Prometheus", "responses": {
             "200": {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}}}},
     }  # fmt: skip

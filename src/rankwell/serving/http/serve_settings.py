@@ -72,6 +72,7 @@ class ServeSettings:
         action: That is ranked for; by default the schema's first.
         utility: What lists are sorted by; by default the probability of the action.
         exploration: The policy where there is a log to learn from; without one, lists are greedy.
+        heads: A bundle whose heads of attention the page looks into, the one that is served; None for nothing.
         seed: Of what is drawn.
         limits: Of requests.
     """
@@ -89,6 +90,7 @@ class ServeSettings:
     action: str | None = None
     utility: Utility | None = None
     exploration: SlotExploration = field(default_factory=SlotExploration)
+    heads: Path | None = None
     seed: int = 0
     limits: ServerLimits = field(default_factory=ServerLimits)
 

@@ -15,6 +15,7 @@ from litestar import Request, Response
 
 from rankwell.errors import BundleError, LogError, RankwellError
 from rankwell.serving.action_log import ActionLog
+from rankwell.serving.attended import HeadsOfRequest
 from rankwell.serving.http.metrics import Metrics
 from rankwell.serving.http.refusal import RefusalError
 from rankwell.serving.http.tokens import Client, Tokens
@@ -54,7 +55,7 @@ class ServerLimits:
     max_candidates: int = 2_000
     max_waiting: int = 64
     client_share: float = 1.0
-    deadline_ms: float = 250.0
+    deadline_ms: float = 100.0
     body_timeout_s: float = 5.0
     drain_s: float = 0.5
 
@@ -71,6 +72,7 @@ class ServerState:
         metrics: Of this worker.
         clock: The server's.
         served_log, action_log: None where nothing is logged.
+        heads: What the page looks into; None for nothing.
         is_draining: Whether it has been told to end.
     """
 
@@ -81,6 +83,7 @@ class ServerState:
     clock: ServerClock
     served_log: ServedLog | None = None
     action_log: ActionLog | None = None
+    heads: HeadsOfRequest | None = None
     is_draining: bool = False
     queue: WorkQueue = field(init=False)
 

@@ -19,6 +19,8 @@ from granian.server.embed import Server
 
 from rankwell.errors import RankwellError
 from rankwell.serving.action_log import ActionLog
+from rankwell.serving.attended import HeadsOfRequest
+from rankwell.serving.bundle import read_bundle
 from rankwell.serving.http.application import application
 from rankwell.serving.http.metrics import Metrics
 from rankwell.serving.http.readiness import report
@@ -69,10 +71,11 @@ def server_state(
                 settings.log, schema, worker=worker, server=server, now_us=clock.now_us, sync_s=settings.log_sync_s
             )
         )
-    service = RankService(live, clock=clock, log=served_log)
+    heads = None if settings.heads is None else HeadsOfRequest(read_bundle(settings.heads))
     return ServerState(
-        service, settings.limits, settings.tokens, Metrics(), clock, served_log=served_log, action_log=action_log
-    )
+        RankService(live, clock=clock, log=served_log), settings.limits, settings.tokens, Metrics(), clock,
+        served_log=served_log, action_log=action_log, heads=heads,
+    )  # fmt: skip
 
 
 def run_worker(
