@@ -6,6 +6,7 @@ A client that sends the next request when the last one is answered slows down wi
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -79,10 +80,34 @@ async def _drive(port: int, bodies: Sequence[bytes], rate: float, num: int, seed
 
 
 async def _ask(port: int, free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]], message: bytes) -> int:
-    reader, writer = free.pop() if free else await asyncio.open_connection("127.0.0.1", port, limit=1 << 24)
+    while free:
+        connection = free.pop()
+        try:
+            return await _ask_over(connection, free, message)
+        except _IdleClosed:  # a server may close what stands idle, and every client takes another connection then
+            continue
+    connection = await asyncio.open_connection("127.0.0.1", port, limit=1 << 24)
+    return await _ask_over(connection, free, message)
+
+
+class _IdleClosed(ConnectionError):
+    """The connection was closed before a byte of the answer came."""
+
+
+async def _ask_over(
+    connection: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]],
+    message: bytes,
+) -> int:
+    reader, writer = connection
     try:
         writer.write(message)
-        head = await reader.readuntil(b"\r\n\r\n")
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except (asyncio.IncompleteReadError, ConnectionResetError, BrokenPipeError) as error:
+            if not getattr(error, "partial", b""):
+                raise _IdleClosed from error
+            raise
         status = int(head[9:12])
         fields = dict(line.split(b":", 1) for line in head.lower().split(b"\r\n")[1:] if b":" in line)
         await reader.readexactly(int(fields.get(b"content-length", b"0")))
@@ -92,5 +117,5 @@ async def _ask(port: int, free: list[tuple[asyncio.StreamReader, asyncio.StreamW
     if fields.get(b"connection", b"").strip() == b"close":
         writer.close()
     else:
-        free.append((reader, writer))
+        free.append(connection)
     return status

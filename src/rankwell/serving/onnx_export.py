@@ -16,6 +16,8 @@ from rankwell.errors import BundleError, MissingExtraError
 __all__ = ["export_graph"]
 
 _OPSET: Final = 20
+_BLOCK: Final = 32
+"""Values that a search looks at in one go."""
 
 
 def export_graph(
@@ -89,11 +91,30 @@ def _translations() -> dict[Any, Any]:
             "graphs are written by torch's exporter to ONNX", found=str(error), do="pip install 'rankwell[onnx]'"
         ) from error
 
-    def searchsorted(ascending: Any, asked: Any, **_: Any) -> Any:
-        """How many of the ascending values are less than each that is asked."""
+    def searchsorted(ascending: Any, asked: Any, *_: Any, right: bool = False, **__: Any) -> Any:
+        """How many of the ascending values lie before each that is asked: of blocks first, then within one."""
         last, first = op.Constant(value_ints=[-1]), op.Constant(value_ints=[0])
-        is_less = op.Less(op.Unsqueeze(ascending, first), op.Unsqueeze(asked, last))
-        return op.ReduceSum(op.Cast(is_less, to=7), last, keepdims=0)  # 7 is int64
+        before = op.LessOrEqual if right else op.Less
+
+        def count(values: Any) -> Any:
+            is_before = before(values, op.Unsqueeze(asked, last))
+            return op.ReduceSum(op.Cast(is_before, to=7), last, keepdims=0)  # 7 is int64
+
+        num = ascending.shape[0]
+        num_blocks = -(-num // _BLOCK)
+        if num_blocks <= 2:
+            return count(op.Unsqueeze(ascending, first))
+        # the last block is filled up with its largest value, which counts too much where all of it lies before
+        padding = op.Constant(value_ints=[0, num_blocks * _BLOCK - num])
+        filled = op.Pad(ascending, padding, op.ReduceMax(ascending, keepdims=0))
+        blocks = op.Reshape(filled, op.Constant(value_ints=[num_blocks, _BLOCK]))
+        starts = op.Unsqueeze(op.Gather(blocks, op.Constant(value_int=0), axis=1), first)
+        block = op.Max(op.Sub(count(starts), op.Constant(value_int=1)), op.Constant(value_int=0))
+        place = op.Add(op.Mul(block, op.Constant(value_int=_BLOCK)), count(op.Gather(blocks, block)))
+        return op.Min(place, op.Constant(value_int=num))
+
+    def bucketize(asked: Any, ascending: Any, *_: Any, right: bool = False, **__: Any) -> Any:
+        return searchsorted(ascending, asked, right=right)
 
     def stable_sort(values: Any, *, stable: bool, dim: int = -1, descending: bool = False) -> Any:
         """All of the top: of equal values the first comes first."""
@@ -101,4 +122,8 @@ def _translations() -> dict[Any, Any]:
         size = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
         return op.TopK(values, size, axis=dim, largest=int(descending), sorted=1)
 
-    return {torch.ops.aten.searchsorted.Tensor: searchsorted, torch.ops.aten.sort.stable: stable_sort}
+    return {
+        torch.ops.aten.searchsorted.Tensor: searchsorted,
+        torch.ops.aten.bucketize.Tensor: bucketize,
+        torch.ops.aten.sort.stable: stable_sort,
+    }
