@@ -6,7 +6,6 @@ A client that sends the next request when the last one is answered slows down wi
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -84,13 +83,13 @@ async def _ask(port: int, free: list[tuple[asyncio.StreamReader, asyncio.StreamW
         connection = free.pop()
         try:
             return await _ask_over(connection, free, message)
-        except _IdleClosed:  # a server may close what stands idle, and every client takes another connection then
+        except _IdleClosedError:  # a server may close what stands idle, and every client takes another connection then
             continue
     connection = await asyncio.open_connection("127.0.0.1", port, limit=1 << 24)
     return await _ask_over(connection, free, message)
 
 
-class _IdleClosed(ConnectionError):
+class _IdleClosedError(ConnectionError):
     """The connection was closed before a byte of the answer came."""
 
 
@@ -106,7 +105,7 @@ async def _ask_over(
             head = await reader.readuntil(b"\r\n\r\n")
         except (asyncio.IncompleteReadError, ConnectionResetError, BrokenPipeError) as error:
             if not getattr(error, "partial", b""):
-                raise _IdleClosed from error
+                raise _IdleClosedError from error
             raise
         status = int(head[9:12])
         fields = dict(line.split(b":", 1) for line in head.lower().split(b"\r\n")[1:] if b":" in line)
