@@ -10,19 +10,22 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import serving_example as example
 import torch
 
 from rankwell.data.replay import request_of_batch
-from rankwell.errors import BundleError, RequestError
+from rankwell.errors import BundleError, RequestError, SchemaError
 from rankwell.serving.bundle import read_bundle, write_bundle
+from rankwell.serving.changed_rows import RowChange
 from rankwell.serving.deployment import Deployment, read_deployment, write_deployment
 from rankwell.serving.example_request import example_request
 from rankwell.serving.graph_scorer import GraphScorer
 from rankwell.serving.ranker import Ranker
 from rankwell.serving.request_graph import request_graph
 from rankwell.serving.scorer import EagerScorer
+from rankwell.tables.hashing import mix64_each, name_salt
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -153,3 +156,31 @@ def test_rows_are_read_from_the_files(folder: Path) -> None:
     assert deployment.created_us == BUNDLE.created_us
     assert len(deployment.id) == 16
     assert deployment.id == read_deployment(folder).id
+
+
+def test_what_is_added_to_wide_rows_is_added_to_logits(scorer: GraphScorer) -> None:
+    batch = example_request(example.SCHEMA, example.STATISTICS, num_candidates=40, num_events=0, seed=2)
+    job_C, title_C = batch.features.candidates["job"], batch.features.candidates["title"]
+    assert isinstance(job_C, torch.Tensor)
+    assert isinstance(title_C, torch.Tensor)
+    spec = example.SCHEMA.table_specs()["job"]
+    key = int(mix64_each(np.array([int(job_C[3])], np.uint64) ^ np.uint64(name_salt("job")))[0] % np.uint64(spec.size))
+    changes = {
+        "wide": {
+            "job": RowChange(np.array([key]), np.array([[0.25, -1.0]], np.float32)),
+            "title": RowChange(np.array([5, 19]), np.array([[0.0, 0.5], [2.0, 0.0]], np.float32)),
+        }
+    }
+    before_CA = scorer.score(batch).logits_CA
+    changed = scorer.with_changes(changes)
+    added_CA = torch.zeros_like(before_CA)
+    added_CA[3] += torch.tensor([0.25, -1.0])
+    added_CA[title_C == 5] += torch.tensor([0.0, 0.5])
+    added_CA[title_C == 19] += torch.tensor([2.0, 0.0])
+    torch.testing.assert_close(changed.score(batch).logits_CA, before_CA + added_CA, atol=1e-5, rtol=0)
+    assert torch.equal(scorer.score(batch).logits_CA, before_CA)
+    for wrong, message in (({"broad": {}}, "reads none"), ({"wide": {"place": changes["wide"]["job"]}}, "do not fit")):
+        with pytest.raises(SchemaError, match=message):
+            scorer.with_changes(wrong)
+    with pytest.raises(SchemaError, match="ascending"):
+        RowChange(np.array([5, 5]), np.zeros((2, 2), np.float32))

@@ -5,6 +5,7 @@ Letters in names: C candidates of the request · A actions.
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
@@ -14,10 +15,12 @@ from numpy.typing import NDArray
 
 from rankwell.calibration.segment_columns import segments_of
 from rankwell.data.statistics import NumericStatistics
-from rankwell.errors import BundleError, MissingExtraError, RequestError
+from rankwell.errors import BundleError, MissingExtraError, RequestError, SchemaError
 from rankwell.models.embedding import RowLookup
 from rankwell.schema import Schema
+from rankwell.serving.changed_rows import ChangedRows, RowChange
 from rankwell.serving.example_request import example_request, most_events
+from rankwell.serving.mapped_table import MappedTable
 from rankwell.serving.request_graph import LOGITS, PROBABILITIES, SEGMENTS, feature_inputs, row_inputs
 from rankwell.serving.scorer import Scorer, Scores
 from rankwell.types import Batch
@@ -87,6 +90,30 @@ class GraphScorer(Scorer):
         """What the graph is run by."""
         providers: list[str] = self._session.get_providers()
         return providers[0]
+
+    def with_changes(self, changes: Mapping[str, Mapping[str, RowChange]]) -> GraphScorer:
+        """The same scorer, with something added to some rows; the graph and the files are shared.
+
+        Args:
+            changes: By part of the model, such as "wide", and by table.
+
+        Raises:
+            SchemaError: A part or a table is not there, or its rows have another width.
+        """
+        parts = {name: lookup.table for name, lookup in self._lookups.items() if isinstance(lookup.table, MappedTable)}
+        unknown = sorted(set(changes) - {table.part for table in parts.values()})
+        if unknown:
+            raise SchemaError(
+                "rows of a part that reads none cannot change", found=unknown,
+                allowed=sorted({table.part for table in parts.values()}),
+            )  # fmt: skip
+        scorer = copy.copy(self)
+        scorer._lookups = dict(self._lookups)
+        for name, table in parts.items():
+            if table.part in changes:
+                rows = ChangedRows(table, table.specs, changes[table.part])
+                scorer._lookups[name] = RowLookup(self._lookups[name].columns, rows).eval()
+        return scorer
 
     def score(self, batch: Batch) -> Scores:
         """See `Scorer`; R = 1."""

@@ -38,7 +38,7 @@ class MappedTable(RowSource):
     """
 
     def __init__(self, folder: Path, part: str, specs: Sequence[TableSpec], width: int) -> None:
-        self._width = width
+        self.part, self.specs, self._width = part, tuple(specs), width
         self._maps = {spec.name: RowMap(folder, file_stem(part, spec.name), spec, width) for spec in specs}
         self._descriptors: dict[tuple[str, ...], NDArray[np.int64]] = {}  # of a block's columns, side by side
 
