@@ -19,6 +19,7 @@ from rankwell.data.replay import request_of_batch
 from rankwell.errors import BundleError, RequestError, SchemaError
 from rankwell.serving.bundle import read_bundle, write_bundle
 from rankwell.serving.changed_rows import RowChange
+from rankwell.serving.correction import CorrectedScorer, Correction
 from rankwell.serving.deployment import Deployment, read_deployment, write_deployment
 from rankwell.serving.example_request import example_request
 from rankwell.serving.graph_scorer import GraphScorer
@@ -179,8 +180,35 @@ def test_what_is_added_to_wide_rows_is_added_to_logits(scorer: GraphScorer) -> N
     added_CA[title_C == 19] += torch.tensor([2.0, 0.0])
     torch.testing.assert_close(changed.score(batch).logits_CA, before_CA + added_CA, atol=1e-5, rtol=0)
     assert torch.equal(scorer.score(batch).logits_CA, before_CA)
-    for wrong, message in (({"broad": {}}, "reads none"), ({"wide": {"place": changes["wide"]["job"]}}, "do not fit")):
+    for wrong, message in (
+        ({"deep": {}}, "add to the logits"),
+        ({"wide": {"place": changes["wide"]["job"]}}, "do not fit"),
+    ):
         with pytest.raises(SchemaError, match=message):
             scorer.with_changes(wrong)
     with pytest.raises(SchemaError, match="ascending"):
         RowChange(np.array([5, 5]), np.zeros((2, 2), np.float32))
+
+
+def test_a_correction_changes_wide_rows_within_bounds(scorer: GraphScorer) -> None:
+    batch = example_request(example.SCHEMA, example.STATISTICS, num_candidates=40, num_events=0, seed=2)
+    title_C = batch.features.candidates["title"]
+    assert isinstance(title_C, torch.Tensor)
+
+    def correction(**parts: object) -> Correction:
+        return Correction(id="c", created_us=0, expires_us=9, reason="warm", bundle_id="b", **parts)  # type: ignore[arg-type]
+
+    warm = correction(wide_changes={"wide": {"title": {"5": (0.5, 0.0), "2": (-1.0, 0.25)}}})
+    corrected = CorrectedScorer(scorer, warm)
+    plain, found = scorer.score(batch), corrected.score(batch)
+    added_C = 0.5 * (title_C == 5) - 1.0 * (title_C == 2)
+    torch.testing.assert_close(found.logits_CA[:, 0], plain.logits_CA[:, 0] + added_C, atol=1e-5, rtol=0)
+    assert (found.probabilities_CA[title_C == 5, 0] > plain.probabilities_CA[title_C == 5, 0]).all()
+    with pytest.raises(SchemaError, match="less than or equal to 1"):
+        correction(wide_changes={"wide": {"title": {"5": (1.5, 0.0)}}})
+    with pytest.raises(SchemaError, match="rows of no bundle"):
+        Correction(id="c", created_us=0, expires_us=9, reason="r", wide_changes={"wide": {}})
+    with pytest.raises(SchemaError, match="one weight an action"):
+        CorrectedScorer(scorer, correction(wide_changes={"wide": {"title": {"5": (0.5,)}}}))
+    with pytest.raises(SchemaError, match="served in PyTorch"):
+        CorrectedScorer(EagerScorer(BUNDLE), warm)

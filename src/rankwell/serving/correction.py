@@ -2,6 +2,7 @@
 
 `corrections.json`, as the file is called, holds the JSON of a `Correction`. Of its parts, each may be left out::
 
+    wide rows ← wide rows + what is added                      wide_changes
     p = (1 - w) · p of this bundle + w · p of another          blend
     p ← σ(ln(p / (1 - p)) + Σ offsets of its segments)         log_odds_offsets
 
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, final
 
+import numpy as np
 import torch
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 from torch import Tensor
@@ -23,10 +25,21 @@ from rankwell.errors import BundleError, SchemaError
 from rankwell.schema import Schema
 from rankwell.schema.columns import Name
 from rankwell.schema.transforms import Declaration, as_schema_error
+from rankwell.serving.changed_rows import RowChange
+from rankwell.serving.graph_scorer import GraphScorer
 from rankwell.serving.scorer import Scorer, Scores
 from rankwell.types import Batch
 
-__all__ = ["CORRECTIONS", "LARGEST_OFFSET", "LONGEST_US", "Blend", "CorrectedScorer", "Correction", "read_correction"]
+__all__ = [
+    "CORRECTIONS",
+    "LARGEST_CHANGE",
+    "LARGEST_OFFSET",
+    "LONGEST_US",
+    "Blend",
+    "CorrectedScorer",
+    "Correction",
+    "read_correction",
+]
 
 CORRECTIONS: Final = "corrections.json"
 LARGEST_OFFSET: Final = 2.0
@@ -34,10 +47,15 @@ LARGEST_OFFSET: Final = 2.0
 LONGEST_US: Final = 30 * 86_400_000_000
 """From `created_us` to `expires_us`."""
 
+LARGEST_CHANGE: Final = 1.0
+"""Of a weight of the wide part, in log-odds."""
+
 _LARGEST_FILE: Final = 4 * 2**20
 _LEAST: Final = 2.0**-1022
 _MOST: Final = 1.0 - 2.0**-53
 _Segment = Annotated[str, StringConstraints(pattern=r"^(-1|0|[1-9][0-9]{0,18})$")]
+_Key = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,18})$")]
+_Change = Annotated[float, Field(ge=-LARGEST_CHANGE, le=LARGEST_CHANGE)]
 _Offset = Annotated[float, Field(ge=-LARGEST_OFFSET, le=LARGEST_OFFSET)]
 _Micros = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -67,6 +85,8 @@ class Correction(Declaration):
         reason: For those who read it.
         log_odds_offsets: By action, segment feature and value ("-1": missing), each in [-2, 2]; those of several
             features add up, and their largest together stay within ±2.
+        wide_changes: By linear part, table and key (an id, or the number of a row where ids are hashed to rows), what
+            is added to the row's weights, one an action, each in [-1, 1]; of the bundle that `bundle_id` names.
         blend: Another bundle to mix in.
 
     Raises:
@@ -85,6 +105,7 @@ class Correction(Declaration):
     expires_us: _Micros
     reason: Annotated[str, Field(min_length=1, max_length=1000)]
     log_odds_offsets: Mapping[Name, Mapping[Name, Mapping[_Segment, _Offset]]] = Field(default_factory=dict)
+    wide_changes: Mapping[str, Mapping[Name, Mapping[_Key, tuple[_Change, ...]]]] = Field(default_factory=dict)
     blend: Blend | None = None
 
     @model_validator(mode="after")
@@ -93,6 +114,11 @@ class Correction(Declaration):
             raise SchemaError(
                 f"correction {self.id!r} has no end that is near enough", found=self.expires_us - self.created_us,
                 allowed=f"expires_us - created_us of 1 … {LONGEST_US} microseconds", do="renew it, or train anew",
+            )  # fmt: skip
+        if self.wide_changes and self.bundle_id is None:
+            raise SchemaError(
+                f"correction {self.id!r} changes rows of no bundle", found="bundle_id=None",
+                allowed="the bundle whose rows they are", do="name it: rows of another one mean something else",
             )  # fmt: skip
         for action, features in self.log_odds_offsets.items():
             beyond = [value for values in features.values() for value in values if int(value) >= 2**63]
@@ -169,7 +195,7 @@ class CorrectedScorer(Scorer):
 
     def __init__(self, scorer: Scorer, correction: Correction, other: Scorer | None = None) -> None:
         correction.check(scorer.schema)
-        self._scorer, self._other = scorer, other
+        self._scorer, self._other = _changed(scorer, correction), other
         self._weight = correction.blend.weight if correction.blend is not None else 0.0
         self._offsets = [
             (scorer.schema.action_index(action), feature, *_sorted(values))
@@ -201,6 +227,35 @@ class CorrectedScorer(Scorer):
             shifted_CA = torch.sigmoid(torch.logit(p_CA) + offsets_CA).clamp(_LEAST, _MOST)
             p_CA = torch.where(offsets_CA == 0, p_CA, shifted_CA)  # what is not corrected keeps its bits
         return Scores(scores.logits_CA, p_CA)
+
+
+def _changed(scorer: Scorer, correction: Correction) -> Scorer:
+    if not correction.wide_changes:
+        return scorer
+    if not isinstance(scorer, GraphScorer):
+        raise SchemaError(
+            f"correction {correction.id!r} changes rows", found="a bundle that is served in PyTorch",
+            allowed="a deployment, whose rows stay in files", do="export the bundle (rankwell export), and serve that",
+        )  # fmt: skip
+    num_actions = len(scorer.schema.actions)
+    return scorer.with_changes(
+        {
+            part: {table: _row_change(rows, num_actions) for table, rows in tables.items() if rows}
+            for part, tables in correction.wide_changes.items()
+        }
+    )
+
+
+def _row_change(rows: Mapping[str, tuple[float, ...]], num_actions: int) -> RowChange:
+    wrong = next((key for key, row in rows.items() if len(row) != num_actions or int(key) >= 2**63), None)
+    if wrong is not None:
+        raise SchemaError(
+            "a change of a row has one weight an action, and its key is an id", found=f"key {wrong}: {rows[wrong]}",
+            allowed=f"{num_actions} numbers, 0 … 2^63 - 1",
+        )  # fmt: skip
+    keys = sorted(rows, key=int)
+    added = np.array([rows[key] for key in keys], dtype=np.float32).reshape(len(keys), num_actions)
+    return RowChange(np.array([int(key) for key in keys], dtype=np.int64), added)
 
 
 def _sorted(values: Mapping[str, float]) -> tuple[Tensor, Tensor]:

@@ -175,7 +175,8 @@ class Deployment:
             lookup.table = lookup.table if part is None else self._tables[part]
         return GraphScorer(
             self.schema, self._model.statistics, self._files.path(_GRAPH).read_bytes(), lookups,
-            calibrate_by=self._files.manifest.calibrate_by, num_threads=num_threads, providers=providers,
+            calibrate_by=self._files.manifest.calibrate_by, linear_parts=self._model.linear_parts,
+            num_threads=num_threads, providers=providers,
         )  # fmt: skip
 
     def test(self, scorer: Scorer) -> None:

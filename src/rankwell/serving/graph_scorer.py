@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, final
 
 import torch
@@ -43,6 +43,7 @@ class GraphScorer(Scorer):
         graph: What `rankwell.serving.request_graph.request_graph` wrote.
         lookups: By the names that the graph knows them by, reading the rows.
         calibrate_by: Features that the calibrators take as segments.
+        linear_parts: The parts of the model whose rows add to the logits as they stand, which may be changed.
         num_threads: That one request is worked on by; where requests come faster than one thread answers them, more
             processes do better.
         providers: By preference; those that the installed ONNX Runtime lacks are passed over.
@@ -60,11 +61,12 @@ class GraphScorer(Scorer):
         lookups: Mapping[str, RowLookup],
         *,
         calibrate_by: Sequence[str] = (),
+        linear_parts: Collection[str] = (),
         num_threads: int = 1,
         providers: Sequence[str] = PROVIDERS,
     ) -> None:
         self._schema, self._calibrate_by = schema, tuple(calibrate_by)
-        self._lookups = dict(lookups)
+        self._lookups, self._linear_parts = dict(lookups), frozenset(linear_parts)
         for lookup in self._lookups.values():
             lookup.eval()
         self._session = _session(graph, num_threads, providers)
@@ -98,14 +100,14 @@ class GraphScorer(Scorer):
             changes: By part of the model, such as "wide", and by table.
 
         Raises:
-            SchemaError: A part or a table is not there, or its rows have another width.
+            SchemaError: A part is not linear, a table is not there, or its rows have another width.
         """
         parts = {name: lookup.table for name, lookup in self._lookups.items() if isinstance(lookup.table, MappedTable)}
-        unknown = sorted(set(changes) - {table.part for table in parts.values()})
+        unknown = sorted(set(changes) - self._linear_parts)
         if unknown:
             raise SchemaError(
-                "rows of a part that reads none cannot change", found=unknown,
-                allowed=sorted({table.part for table in parts.values()}),
+                "only rows that add to the logits as they stand can be changed", found=unknown,
+                allowed=sorted(self._linear_parts), do="train the other parts anew",
             )  # fmt: skip
         scorer = copy.copy(self)
         scorer._lookups = dict(self._lookups)
