@@ -70,11 +70,12 @@ class MappedTable(RowSource):
 
     def _block(self, columns: Sequence[IdColumn]) -> NDArray[np.float32]:
         num_ids = columns[0].ids.shape[0]
-        ids = [column.ids.contiguous().numpy() for column in columns]
+        ids = [column.ids.contiguous() for column in columns]
         for column, ids_n in zip(columns, ids, strict=True):
-            if column.table not in self._maps or len(ids_n) != num_ids:
+            if column.table not in self._maps or ids_n.shape[0] != num_ids or ids_n.dtype != torch.int64:
                 raise SchemaError(
-                    "a column cannot be read from these tables", found=f"{len(ids_n)} ids of {column.known_as}",
+                    "a column cannot be read from these tables",
+                    found=f"{ids_n.shape[0]} ids of {column.known_as}, {ids_n.dtype}",
                     allowed=f"{num_ids} ids, as of the block's first column, of {list(self._maps)}",
                 )  # fmt: skip
         names = tuple(column.table for column in columns)

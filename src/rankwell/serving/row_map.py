@@ -26,6 +26,7 @@ import torch
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rankwell.errors import BundleError
 from rankwell.schema import TableSpec
@@ -155,22 +156,20 @@ class RowMap:
         return self._records.nbytes + self._own_2W.nbytes + self.index.num_bytes + zeros
 
 
-def read_block(
-    descriptors_F: NDArray[np.int64], ids: Sequence[NDArray[np.int64]], block_nFW: NDArray[np.float32]
-) -> int:
+def read_block(descriptors_F: NDArray[np.int64], ids: Sequence[Tensor], block_nFW: NDArray[np.float32]) -> int:
     """Copy the row of each id of F columns into a block; ids without one of their own read the default row.
 
     One compiled call a block: what a call costs would otherwise be most of what a column of 500 ids does.
 
     Args:
         descriptors_F: The `RowMap.descriptor` of each column's table, as rows of a matrix.
-        ids: F columns of n, contiguous, `MISSING_ID` where missing.
+        ids: F columns of n, int64, contiguous, `MISSING_ID` where missing.
         block_nFW: Written in place, contiguous.
 
     Returns:
         The first column that has another negative id, which reads the default row; -1 where none has.
     """
-    addresses_F = np.array([ids_n.ctypes.data for ids_n in ids], dtype=np.int64)
+    addresses_F = np.array([ids_n.data_ptr() for ids_n in ids], dtype=np.int64)
     return int(_read_block(descriptors_F, addresses_F, block_nFW))
 
 
