@@ -70,7 +70,7 @@ def main() -> None:
             events = {name: np.tile(values, num) for name, values in events.items()}
             offsets, request_C = torch.arange(num + 1), torch.arange(num)
             event_offsets = torch.arange(num + 1) * NUM_EVENTS
-        columns = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in events.items()}
+        columns = {name: torch.from_numpy(values.copy()) for name, values in events.items()}
         asked = Features(
             context, {sequence.name: Events(columns, event_offsets)}, features("items", "candidate", items), offsets,
             request_C,
@@ -81,7 +81,7 @@ def main() -> None:
             p_CA = [
                 bundle.calibrators[action.name](logits_CA[:, a], segments_CS) for a, action in enumerate(schema.actions)
             ]
-        order = torch.argsort(p_CA[0], descending=True).tolist()
+        order = torch.argsort(p_CA[0], descending=True)[: request["length"]].tolist()
         return {
             "items": [
                 {"item_id": int(items[i]), **{a.name: float(p_CA[k][i]) for k, a in enumerate(schema.actions)}}
