@@ -146,6 +146,11 @@ class LiveBundles:
         return self._state
 
     @property
+    def has_key(self) -> bool:
+        """Whether member ids of requests are raw."""
+        return self._key is not None
+
+    @property
     def folder(self) -> RolloutFolder | None:
         """The folder whose pointer is followed; None where one bundle is served."""
         return self._folder if self._is_rollout else None

@@ -62,7 +62,10 @@ def application(state: ServerState) -> Litestar:
 
 
 def _own_routes(state: ServerState) -> list[HTTPRouteHandler]:
-    document = open_api(state.live.current.bundle.schema, state.limits, has_tokens=not state.tokens.is_open)
+    live = state.service.live
+    document = open_api(
+        live.state.current.bundle.schema, state.limits, has_tokens=not state.tokens.is_open, has_key=live.has_key
+    )
 
     @get("/metrics")
     async def metrics(request: Asked) -> Response[bytes]:

@@ -24,19 +24,20 @@ _WHAT: Final = {
 }  # fmt: skip
 
 
-def open_api(schema: Schema, limits: ServerLimits, *, has_tokens: bool) -> _Json:
+def open_api(schema: Schema, limits: ServerLimits, *, has_tokens: bool, has_key: bool) -> _Json:
     """The document.
 
     Args:
         schema: Of the bundles that are served.
         limits: Of the server.
         has_tokens: Whether a token is asked for.
+        has_key: Whether member ids are raw, and may be text.
     """
     secured: _Json = {"security": [{"token": []}]} if has_tokens else {}
-    request, answer = _request(schema, limits), _answer(schema)
+    request, answer = _request(schema, limits, has_key), _answer(schema)
     deadline = {
         "name": "Deadline-Ms", "in": "header", "required": False,
-        "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": limits.deadline_ms},
+        "schema": {"type": "number", "minimum": 1, "maximum": limits.deadline_ms},
     }  # fmt: skip
     arrow = {"schema": {"type": "string", "format": "binary"}}
     asked = (400, 401, 403, 408, 413, 415, 429, 503)
@@ -113,11 +114,16 @@ def open_api(schema: Schema, limits: ServerLimits, *, has_tokens: bool) -> _Json
     }
 
 
-def _request(schema: Schema, limits: ServerLimits) -> _Json:
+def _member(has_key: bool) -> _Json:
+    return _ID if has_key else _WHOLE
+
+
+def _request(schema: Schema, limits: ServerLimits, has_key: bool) -> _Json:
     sides: dict[str, _Json] = {"context": {}, "candidates": {}}
     for feature in (*schema.features, *schema.protected):
         if feature.on == "request":
-            sides["context"][feature.name] = _value(feature)
+            is_member = isinstance(feature, Categorical) and (feature.column or feature.name) == schema.member_id
+            sides["context"][feature.name] = _member(has_key) if is_member else _value(feature)
         else:
             sides["candidates"][feature.name] = _list(_value(feature))
     if schema.bid is not None:
@@ -138,7 +144,7 @@ def _request(schema: Schema, limits: ServerLimits) -> _Json:
         "required": ["candidates"],
         "properties": {
             "request_id": {"anyOf": [_ID, {"type": "null"}]},
-            "member_id": {"anyOf": [_WHOLE, {"type": "string"}, {"type": "null"}]},
+            "member_id": {"anyOf": [_member(has_key), {"type": "null"}]},
             "time_us": {"anyOf": [_WHOLE, {"type": "null"}]},
             "context": _closed(sides["context"]),
             "history": _closed(history),
@@ -175,16 +181,18 @@ def _answer(schema: Schema) -> _Json:
 
 
 def _actions(schema: Schema) -> _Json:
-    action = _object(
-        request_id=_WHOLE, item_id=_WHOLE, action={"type": "string", "enum": [a.name for a in schema.actions]},
-        time_us=_WHOLE,
-    )  # fmt: skip
-    action["properties"] |= {
-        "grade": {"type": ["integer", "null"], "minimum": 0, "maximum": 2**31 - 1},
-        "key": {"type": ["string", "null"], "maxLength": 1_000},
-    }
-    action["additionalProperties"] = False
-    return {**_object(actions={**_list(action), "maxItems": 10_000}), "additionalProperties": False}
+    kinds = []
+    for action in schema.actions:
+        entry = _object(request_id=_WHOLE, item_id=_WHOLE, action={"const": action.name}, time_us=_WHOLE)
+        if action.kind == "graded":
+            entry["properties"]["grade"] = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+            entry["required"].append("grade")
+        else:
+            entry["properties"]["grade"] = {"type": "null"}
+        entry["properties"]["key"] = {"type": ["string", "null"], "maxLength": 1_000}
+        kinds.append({**entry, "additionalProperties": False})
+    entries = {"type": "array", "maxItems": 10_000, "items": {"oneOf": kinds}}
+    return {**_object(actions=entries), "additionalProperties": False}
 
 
 def _tensor() -> _Json:

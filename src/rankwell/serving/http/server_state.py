@@ -124,10 +124,10 @@ class ServerState:
             deadline_ms = float(given)
         except ValueError:
             deadline_ms = -1.0
-        if not 0 < deadline_ms <= self.limits.deadline_ms:
+        if not 1 <= deadline_ms <= self.limits.deadline_ms:
             raise RefusalError(
                 400, "the header Deadline-Ms is no deadline", found=given[:40],
-                allowed=f"more than 0, up to {self.limits.deadline_ms:g}", do="leave it out, or shorten it",
+                allowed=f"1 … {self.limits.deadline_ms:g}", do="leave it out, or shorten it",
             )  # fmt: skip
         return deadline_ms / 1e3
 
