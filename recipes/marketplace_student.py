@@ -25,8 +25,8 @@ _ROWS = RowWiseAdaGrad(learning_rate=0.2)
 
 
 def teacher() -> Recipe:
-    """12 layers of width 384 among candidates that all see each other: some five times over 50 ms a request of 500."""
-    return _of(_settings(12, 384, 64), learning_rate=5e-4, warm_up_steps=100, max_epochs=2)
+    """12 layers of width 448 among candidates that all see each other: some five times over 50 ms a request of 500."""
+    return _of(_settings(12, 448, 64), learning_rate=5e-4, warm_up_steps=100, max_epochs=1)
 
 
 def recipe() -> Recipe:

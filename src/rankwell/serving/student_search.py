@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -38,9 +36,6 @@ from rankwell.training.trained import train
 from rankwell.types import Batch
 
 __all__ = ["MakeScorer", "fit_budget", "student_settings"]
-
-_NUM_SCORED: Final = 2_000
-"""Requests that further steps are judged by, each alone."""
 
 MakeScorer = Callable[[Bundle, Form], Scorer]
 """An engine: how a bundle, in a form of serving, becomes something that answers requests."""
@@ -194,7 +189,7 @@ class _Search:
         tried, form = list[Tried](), Form()
         if not steps:
             return (), form
-        held_out, kept = self.single_requests("tune", _NUM_SCORED), self._engine(bundle, form)
+        held_out, kept = self.single_requests("tune"), self._engine(bundle, form)
         worth = _scored(kept, held_out)
         for step, change in steps.items():
             self._say(f"{name}: {step}")
@@ -223,10 +218,9 @@ class _Search:
         probabilities_C = calibrator(logits_C, predictions.segments_CS(bundle.calibrate_by)[known_C])
         return _quality_of(logits_C, probabilities_C, labels_C, weights_C)
 
-    def single_requests(self, part: Part, most: int | None = None) -> list[Batch]:
-        """A split's requests with their labels, each a batch of its own, as a server meets them; or some of them."""
-        whole = replace(self._recipe, num_requests=1)
-        return list(islice(whole.batches(part, self._data, seed=self._seed), most))
+    def single_requests(self, part: Part) -> list[Batch]:
+        """A split's requests with their labels, each a batch of its own, as a server meets them."""
+        return list(replace(self._recipe, num_requests=1).batches(part, self._data, seed=None))
 
     def _over(self, latency: Latency) -> str:
         return f"{latency.p95_ms / self._budget.p95_ms:.1f} times the budget"
