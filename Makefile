@@ -41,7 +41,7 @@ SMALL_int8_rows := --requests 1500 --seeds 1
 SMALL_served_log := --answers 2000
 BENCHMARKS := $(patsubst benchmarks/%.py,out/bench/%.json,$(wildcard benchmarks/*.py))
 
-.PHONY: help demo test test-slow sanitize check bench docs fuzz clean
+.PHONY: help demo test test-slow sanitize check bench docs clean
 
 help:
 	@sed -n 's/^# //p' Makefile | head -5
@@ -101,13 +101,6 @@ $(BENCHMARKS): out/bench/%.json: benchmarks/%.py .venv/.installed
 docs: .venv/.docs
 	$(BIN)/pdoc --docformat google --output-directory out/docs rankwell '!rankwell.tables._native'
 	@echo "out/docs/index.html"
-
-# Almost right requests over sockets, and a tool that draws them from the server's own document, which lives apart.
-fuzz: .venv/.installed
-	@test -x out/peers/schemathesis/bin/schemathesis || { $(PYTHON) -m venv out/peers/schemathesis; \
-	    out/peers/schemathesis/bin/python -m pip install --quiet --disable-pip-version-check schemathesis==4.32.5; }
-	RANKWELL_FUZZ=100000 PATH="$$PWD/out/peers/schemathesis/bin:$$PATH" \
-	    $(BIN)/python -m pytest -m slow --timeout 3600 tests/serving/test_serving_http_fuzz.py
 
 clean:
 	rm -rf out build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,18 +1,10 @@
-"""Requests that are almost right: whatever comes, an answer of its own, or a refusal.
-
-`make fuzz` asks 100,000 of them; RANKWELL_FUZZ says how many.
-"""
+"""Requests that are almost right: whatever comes, an answer of its own, or a refusal. `benchmarks/fuzz.py` asks more."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
-import re
-import shutil
-import subprocess
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +66,7 @@ def test_a_few_hundred_requests_that_are_almost_right(server: LocalServer) -> No
 
 @pytest.mark.slow
 def test_many_requests_that_are_almost_right_over_sockets(path: Path, tmp_path: Path) -> None:
-    num = int(os.environ.get("RANKWELL_FUZZ", "5000"))
+    num = 5_000
     RolloutFolder(tmp_path / "root").deploy(path)
     with server_process([str(tmp_path / "root"), "--log", str(tmp_path / "log")]) as (process, url):
         host, _, port = url.removeprefix("http://").partition(":")
@@ -107,24 +99,3 @@ def test_many_requests_that_are_almost_right_over_sockets(path: Path, tmp_path: 
     assert sum(statuses.values()) == num
     assert statuses[503] < num // 20, statuses
     assert statuses[200] > num // 10, statuses
-
-
-@pytest.mark.slow
-def test_the_server_is_what_its_document_says(path: Path, tmp_path: Path) -> None:
-    schemathesis = shutil.which("schemathesis")
-    if schemathesis is None:
-        pytest.skip("no schemathesis on the path; `make fuzz` installs it in an environment of its own")
-    RolloutFolder(tmp_path / "root").deploy(path)
-    with server_process([str(tmp_path / "root"), "--log", str(tmp_path / "log")]) as (process, url):
-        # a document cannot say that lists are of one length, so that what fits it may still be refused; and 503 for
-        # want of time is declared, and asked for by deadlines that are drawn
-        command = [
-            schemathesis, "run", f"{url}/schema/openapi.json", "--checks", "all", "--seed", "1", "--max-time", "60",
-            "--exclude-checks", "positive_data_acceptance,not_a_server_error", "--continue-on-failure",
-        ]  # fmt: skip
-        found = subprocess.run(command, capture_output=True, text=True, timeout=1_000, cwd=tmp_path)
-        assert found.returncode == 0, found.stdout[-5_000:]
-        assert process.poll() is None
-        with urllib.request.urlopen(f"{url}/metrics") as response:
-            statuses = set(re.findall(r'status="(\d+)"', response.read().decode()))
-        assert {status for status in statuses if status >= "500"} <= {"503"}
