@@ -75,8 +75,8 @@ def draw_frontier(fit: BudgetFit, budget: Budget, path: Path) -> None:
             colour = INK if tried.name == TEACHER else AFTER if tried.is_kept else BEFORE
             axes.plot(tried.latency.p95_ms, tried.tune.auc, "o", color=colour, markersize=4.5)
             axes.annotate(
-                tried.name, (tried.latency.p95_ms, tried.tune.auc), xytext=(4, -11 if place % 2 else 6), textcoords="offset points",
-                fontsize=7.5, color=colour,
+                tried.name, (tried.latency.p95_ms, tried.tune.auc), xytext=(4, -11 if place % 2 else 6),
+                textcoords="offset points", fontsize=7.5, color=colour,
             )  # fmt: skip
         axes.axvline(budget.p95_ms, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.margins(x=0.12, y=0.15)
