@@ -1,4 +1,4 @@
-"""Requests that are almost right: whatever comes, an answer of its own, or a refusal. `benchmarks/fuzz.py` asks more."""
+"""Requests that are almost right: whatever comes, an answer of its own or a refusal. `benchmarks/fuzz.py` asks more."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,12 @@ def test_a_deadline_that_is_none_is_refused(server: LocalServer, given: str) -> 
     assert server.rank(example.request(3), **{"deadline-ms": given}).status_code == 400
 
 
+def test_paths_that_are_none_make_no_metrics(server: LocalServer) -> None:
+    for path in ("/v1/%ff", "/a", "/b?x=%zz", "/v2/models/x/infer", "//", "/v1/rank/"):
+        server.client.get(path)
+    assert not re.search(r'route="/(a|b|v2/models/x|v1/%)', server.client.get("/metrics").text)
+
+
 def test_other_methods_and_paths_are_none(server: LocalServer) -> None:
     assert server.client.get("/v1/rank").status_code == 405
     assert server.client.get("/v1/rnak").status_code == 404
@@ -149,6 +156,35 @@ def test_other_methods_and_paths_are_none(server: LocalServer) -> None:
 
 
 # --- in Arrow
+
+
+def test_a_table_may_leave_lists_empty_and_hold_nulls(server: LocalServer) -> None:
+    content = example.request(3, history={"history": {"item": [], "time_us": []}})
+    content["candidates"]["title"] = [None, 1, 2]
+    content["candidates"]["pay"] = [None, 2.0, float("nan")]
+    row = {
+        **{name: content[name] for name in ("request_id", "member_id", "time_us")},
+        "years": 4.5,
+        **content["candidates"],
+        "history_item": [],
+        "history_time_us": [],
+    }
+    schema = pa.schema(
+        {"request_id": pa.int64(), "member_id": pa.int64(), "time_us": pa.int64(), "years": pa.float32(),
+         "job": pa.list_(pa.int64()), "title": pa.list_(pa.int64()), "skills": pa.list_(pa.list_(pa.int64())),
+         "pay": pa.list_(pa.float64()), "history_item": pa.list_(pa.int64()), "history_time_us": pa.list_(pa.int64())}
+    )  # fmt: skip
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_table(pa.Table.from_pylist([row], schema=schema))
+    kind = "application/vnd.apache.arrow.stream"
+    response = server.client.post("/v1/rank", content=bytes(sink.getvalue()), headers={"content-type": kind})
+    [answer] = pa.ipc.open_stream(response.content).read_all().to_pylist()
+    assert answer["error"] is None
+    content["candidates"]["pay"][2] = None
+    alone = server.rank(content).json()["items"]
+    assert answer["item_id"] == alone["item_id"]
+    assert answer["probability_click"] == alone["probability"]["click"]
 
 
 def test_a_table_of_requests_is_answered_row_by_row(server: LocalServer) -> None:

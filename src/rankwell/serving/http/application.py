@@ -36,28 +36,41 @@ def application(state: ServerState) -> Litestar:
         *_own_routes(state),
     ]
 
+    paths = {path for route in routes for path in route.paths}
+
     def refused(request: Asked, error: RefusalError) -> Response[bytes]:
-        return state.refused(request, error)
+        return state.refused(error, request.url.path if request.url.path in paths else "other")
 
     def of_ours(request: Asked, error: RankwellError) -> Response[bytes]:
-        return state.refused(request, state.refusal_of(error))
+        return refused(request, state.refusal_of(error))
 
     def of_http(request: Asked, error: HTTPException) -> Response[bytes]:
         refusal = RefusalError(error.status_code, "there is nothing here" if error.status_code == 404 else error.detail)
-        response = state.refused(request, refusal)
+        response = refused(request, refusal)
         for name, value in (error.headers or {}).items():
             response.headers[name] = value
         return response
 
     def unforeseen(request: Asked, error: Exception) -> Response[bytes]:
         _LOG.error("a request failed", exc_info=error)
-        return state.refused(request, RefusalError(500, "the server failed", do="report it, with the server's log"))
+        return refused(request, RefusalError(500, "the server failed", do="report it, with the server's log"))
 
     handlers: Mapping[Any, Any] = {
         RefusalError: refused, RankwellError: of_ours, HTTPException: of_http, Exception: unforeseen
     }  # fmt: skip
+
+    def last_one(response: Response[Any]) -> Response[Any]:
+        if state.is_draining:
+            response.headers["connection"] = "close"
+        return response
+
     return Litestar(
-        routes, exception_handlers=dict(handlers), openapi_config=None, logging_config=None, request_max_body_size=None
+        routes,
+        exception_handlers=dict(handlers),
+        after_request=last_one,
+        openapi_config=None,
+        logging_config=None,
+        request_max_body_size=None,
     )
 
 
@@ -69,7 +82,7 @@ def _own_routes(state: ServerState) -> list[HTTPRouteHandler]:
 
     @get("/metrics")
     async def metrics(request: Asked) -> Response[bytes]:
-        report(state)
+        await state.in_thread(lambda: report(state))
         return bytes_response(state.metrics.text(), CONTENT_TYPE)
 
     @get("/schema/openapi.json")

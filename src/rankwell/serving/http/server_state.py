@@ -12,6 +12,7 @@ from typing import Any, Final, final
 
 import msgspec
 from litestar import Request, Response
+from litestar.exceptions import InternalServerException
 
 from rankwell.errors import BundleError, LogError, RankwellError
 from rankwell.serving.action_log import ActionLog
@@ -155,6 +156,8 @@ class ServerState:
             raise RefusalError(
                 408, "the body came too slowly", allowed=f"{self.limits.body_timeout_s:g} s", do="send it at once"
             ) from None
+        except InternalServerException:  # what litestar makes of a connection that ends; the server is well
+            raise RefusalError(400, "the body ended too soon", found=f"{num_bytes} bytes", do="send all of it") from None
         return b"".join(chunks)
 
     def decoded(self, body: bytes) -> Any:
@@ -187,9 +190,9 @@ class ServerState:
 
     # --- an answer
 
-    def refused(self, request: Asked, error: RefusalError) -> Response[bytes]:
+    def refused(self, error: RefusalError, route: str) -> Response[bytes]:
         """The answer that is none."""
-        self.metrics.answered(request.url.path if error.status not in (404, 405) else "unknown", error.status)
+        self.metrics.answered(route, error.status)
         return bytes_response(msgspec.json.encode(error.plain()), PROBLEM, error.status, error.headers())
 
     def refusal_of(self, error: RankwellError) -> RefusalError:

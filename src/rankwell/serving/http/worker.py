@@ -137,7 +137,7 @@ async def _watch(state: ServerState) -> None:
             if await asyncio.to_thread(state.service.live.poll):
                 found = state.live
                 _LOG.info("bundle %s answers; problems: %s", found.current.bundle.id, dict(found.problems))
-            report(state)
+            await asyncio.to_thread(report, state)  # it may seal a segment, and wait for the disk
         except Exception as error:  # whatever it is, requests go on being answered as before
             _LOG.error("looking for what is new failed", exc_info=error)
         await asyncio.sleep(_POLL_S)
