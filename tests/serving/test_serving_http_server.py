@@ -134,7 +134,7 @@ def test_a_connection_that_breaks_off_breaks_nothing(url: str, sent: bytes) -> N
         connection.shutdown(socket.SHUT_WR)
         connection.settimeout(5)
         received = connection.recv(1000)
-    assert b" 200 " not in received[:20]
+    assert received == b"" or received.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 408 "))
     assert ask(url, content=example.request(5))[0] == 200
 
 

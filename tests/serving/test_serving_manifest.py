@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from torch import nn
 
@@ -8,7 +10,7 @@ from rankwell.calibration.platt import Platt
 from rankwell.errors import BundleError
 from rankwell.models.model import Model
 from rankwell.models.wide_deep import Logistic
-from rankwell.serving.manifest import class_at, class_path
+from rankwell.serving.manifest import class_at, class_path, read_manifest
 
 
 class Nested:
@@ -61,3 +63,8 @@ def test_a_class_that_another_program_cannot_find_has_no_path(monkeypatch: pytes
     monkeypatch.setattr(Top, "__module__", "__main__")
     with pytest.raises(BundleError, match="another program could not find it"):
         class_path(Top())
+
+
+def test_a_path_that_no_file_can_have_is_no_bundle() -> None:
+    with pytest.raises(BundleError, match="cannot be read"):
+        read_manifest(Path("x" * 5_000))

@@ -147,7 +147,10 @@ def read_manifest(directory: Path, *, kind: str = BUNDLE) -> Manifest:
     Raises:
         BundleError: The directory is no bundle, its manifest is damaged, or its format is unknown.
     """
-    _check_is_bundle(directory)
+    try:
+        _check_is_bundle(directory)
+    except OSError as error:  # a path too long, a folder that is closed to us
+        raise _unreadable(directory, _NAME, error) from None
     content = {}
     for name in (_NAME, _CHECKSUM_NAME):
         try:

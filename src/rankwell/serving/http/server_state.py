@@ -157,7 +157,9 @@ class ServerState:
                 408, "the body came too slowly", allowed=f"{self.limits.body_timeout_s:g} s", do="send it at once"
             ) from None
         except InternalServerException:  # what litestar makes of a connection that ends; the server is well
-            raise RefusalError(400, "the body ended too soon", found=f"{num_bytes} bytes", do="send all of it") from None
+            raise RefusalError(
+                400, "the body ended too soon", found=f"{num_bytes} bytes", do="send all of it"
+            ) from None
         return b"".join(chunks)
 
     def decoded(self, body: bytes) -> Any:
