@@ -14,11 +14,15 @@ import pyarrow as pa
 import pytest
 from http_example import LocalServer, local_server
 
+from full_disk import files_of_at_most
 from rankwell.ranking.slot_exploration import SlotExploration
 from rankwell.serving.bundle import read_bundle, write_bundle
+from rankwell.serving.feature_table import write_feature_table
+from rankwell.serving.http.serve_settings import StoreSettings
 from rankwell.serving.http.server_state import ServerLimits
 from rankwell.serving.log_compaction import compact_served
 from rankwell.serving.ranker import Ranker
+from rankwell.serving.stored_columns import StoredColumns
 
 SMALL = ServerLimits(max_body_bytes=20_000, max_candidates=50, body_timeout_s=0.2)
 
@@ -243,6 +247,50 @@ def test_what_is_answered_is_logged_as_it_was(path: Path, tmp_path: Path) -> Non
         assert row["propensity"][:4] == pytest.approx(answer["items"]["propensity"])
         assert row["served_bundle_id"] == answer["bundle_id"]
         assert row["served_probability_click"][:4] == pytest.approx(answer["items"]["probability"]["click"])
+
+
+def test_with_a_full_disk_requests_are_answered_and_it_is_said_that_they_are_not_logged(
+    path: Path, tmp_path: Path
+) -> None:
+    actions = {"actions": [{"request_id": 1, "item_id": 2, "action": "click", "time_us": 5}]}
+    with local_server(path, log=tmp_path) as server:
+        assert server.rank(example.request(5)).json()["is_logged"]
+        with files_of_at_most(100):
+            answers = [server.rank(example.request(5, request_id=id_)) for id_ in range(3)]
+            assert [answer.status_code for answer in answers] == [200] * 3
+            assert not any(answer.json()["is_logged"] for answer in answers)
+            refused = server.client.post("/v1/actions", json=actions)
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            ready = server.client.get("/v2/health/ready")
+            assert ready.status_code == 200
+            assert set(ready.json()["problems"]) == {"served log", "action log"}
+            text = server.client.get("/metrics").text
+            assert "rankwell_log_is_healthy 0.0" in text
+            assert 'rankwell_log_rows_total{log="served",outcome="disk_full"} 3.0' in text
+        assert server.client.get("/v2/health/ready").json()["problems"] == {}
+        assert server.rank(example.request(5, request_id=9)).json()["is_logged"]
+        assert server.client.post("/v1/actions", json=actions).json()["num_new"] == 1
+        assert "rankwell_log_is_healthy 1.0" in server.client.get("/metrics").text
+
+
+def test_features_that_a_store_does_not_have_are_counted(path: Path, tmp_path: Path) -> None:
+    stored = StoredColumns(example.SCHEMA, not_stored=("title",))
+    items = {"job": [0, 1, 2], "skills": [[0], [1], [2]], "pay": [0.0, 1.0, 2.0]}
+    history = {"history_item": [[3, 9]], "history_time_us": [[example.NOW_US - 9_000_000, example.NOW_US - 5_000_000]]}
+    members = {"member_id": [5], "years": [4.5], **history}
+    write_feature_table(tmp_path / "features", stored, items=items, members=members)
+    with local_server(path, store=StoreSettings(str(tmp_path / "features"))) as server:
+        whole = server.rank(example.request(3)).json()
+        by_id = example.request(3)
+        del by_id["context"], by_id["history"], by_id["candidates"]["skills"], by_id["candidates"]["pay"]
+        answer = server.rank(by_id).json()
+        assert answer["items"] == whole["items"]
+        assert answer["num_missing"] == {"items": 0, "member": 0}
+        by_id["candidates"] = {"job": [1, 7], "title": [1, 7]}
+        assert server.rank(by_id | {"member_id": 8}).json()["num_missing"] == {"items": 1, "member": 1}
+        text = server.client.get("/metrics").text
+        assert 'rankwell_feature_lookups_total{found="missing",of="members"} ' in text
+        assert server.rank({"candidates": {"job": [1]}}).status_code == 400  # no store has the title
 
 
 @pytest.mark.parametrize(
