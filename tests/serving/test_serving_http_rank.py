@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from http_example import LocalServer, local_server
+from redis_server import RedisServer, needs_redis
 
 from full_disk import files_of_at_most
 from rankwell.ranking.slot_exploration import SlotExploration
 from rankwell.serving.bundle import read_bundle, write_bundle
 from rankwell.serving.feature_table import write_feature_table
+from rankwell.serving.http.readiness import report
 from rankwell.serving.http.serve_settings import StoreSettings
 from rankwell.serving.http.server_state import ServerLimits
 from rankwell.serving.log_compaction import compact_served
 from rankwell.serving.ranker import Ranker
+from rankwell.serving.redis_rows import write_redis_features
 from rankwell.serving.stored_columns import StoredColumns
 
 SMALL = ServerLimits(max_body_bytes=20_000, max_candidates=50, body_timeout_s=0.2)
@@ -291,6 +295,38 @@ def test_features_that_a_store_does_not_have_are_counted(path: Path, tmp_path: P
         text = server.client.get("/metrics").text
         assert 'rankwell_feature_lookups_total{found="missing",of="members"} ' in text
         assert server.rank({"candidates": {"job": [1]}}).status_code == 400  # no store has the title
+
+
+@needs_redis
+def test_a_store_that_is_lost_is_said_until_it_is_found_again(path: Path, tmp_path: Path) -> None:
+    redis = RedisServer(tmp_path)
+    stored = StoredColumns(example.SCHEMA, not_stored=("title", "skills", "pay", "history"))
+    members = {"member_id": [5], "years": [9.0]}
+    write_redis_features(redis.url, stored, members=members)
+    store = StoreSettings(redis.url, stored.not_stored, deadline_ms=500.0)
+    by_id = example.request(3)
+    del by_id["context"]
+    try:
+        with local_server(path, store=store) as server:
+
+            def problems_after_a_request() -> dict[str, str]:
+                assert server.rank(by_id).status_code == 200
+                report(server.state)
+                found: dict[str, str] = server.client.get("/v2/health/ready").json()["problems"]
+                return found
+
+            assert problems_after_a_request() == {}
+            redis.kill()
+            assert "late or lost" in problems_after_a_request()["features"]
+            report(server.state)  # nobody has asked since: it stays as it was
+            assert server.state.features_lost
+            assert "rankwell_problems 1.0" in server.client.get("/metrics").text
+            redis.start()
+            write_redis_features(redis.url, stored, members=members)
+            time.sleep(0.15)  # a lost server is tried again every 100 ms
+            assert problems_after_a_request() == {}
+    finally:
+        redis.kill()
 
 
 @pytest.mark.parametrize(

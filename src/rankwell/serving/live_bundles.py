@@ -135,6 +135,7 @@ class LiveBundles:
         self._refused: dict[Path, tuple[_Signature, str]] = {}
         self._correction: tuple[_Signature, Correction | None, str] = (None, None, "")
         self._blended: tuple[str, Scorer] | None = None
+        self._retired: list[FeatureStore] = []
         self._lock = threading.Lock()
         self._is_rollout = self._folder.is_there
         self._rollout = self._folder.read() if self._is_rollout else None
@@ -185,6 +186,13 @@ class LiveBundles:
             )
             self._forget(current, canary, shadow)
             return _names(before) != _names(self._state)
+
+    def close(self) -> None:
+        """Give back what the stores hold; nothing may be asked after."""
+        with self._lock:
+            for store in (*self._retired, *(served.store for served in self._served.values())):
+                if store is not None:
+                    store.close()
 
     # --- loading
 
@@ -247,6 +255,10 @@ class LiveBundles:
 
     def _forget(self, *used: ServedBundle | None) -> None:
         kept = {id(served.bundle) for served in used if served is not None}
+        for store in self._retired:  # since the last time, whoever still read from it has ended
+            store.close()
+        dropped = [served for served in self._served.values() if id(served.bundle) not in kept]
+        self._retired = [served.store for served in dropped if served.store is not None]
         self._served = {path: served for path, served in self._served.items() if id(served.bundle) in kept}
 
     # --- what stands beside a bundle

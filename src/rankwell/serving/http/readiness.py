@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rankwell.serving.feature_counts import FeatureCounts
 from rankwell.serving.http.server_state import ServerState
 from rankwell.serving.live_bundles import ServedBundle
 
@@ -21,6 +22,8 @@ def readiness(state: ServerState) -> dict[str, Any]:
     for name, log in (("served log", state.served_log), ("action log", state.action_log)):
         if log is not None and not log.probe():
             problems[name] = f"not logged: {dict(log.counts.by_reason)}"
+    if state.features_lost:
+        problems["features"] = state.features_lost
     roles = {"bundle_id": live.current, "canary_id": live.canary, "shadow_id": live.shadow}
     return {
         "ready": not state.is_draining,
@@ -41,7 +44,8 @@ def report(state: ServerState) -> None:
     for served in {id(served): served for served in roles.values() if served is not None}.values():
         if served.store is not None:
             metrics.features(served.bundle.id, served.store.counts)
-    num_problems = len(live.problems)
+            _look_for_loss(state, served.bundle.id, served.store.counts)
+    num_problems = len(live.problems) + bool(state.features_lost)
     for name, log in (("served", state.served_log), ("actions", state.action_log)):
         if log is not None:
             log.seal_if_due()
@@ -50,6 +54,17 @@ def report(state: ServerState) -> None:
     logs = [log.is_healthy for log in (state.served_log, state.action_log) if log is not None]
     metrics.log_is_healthy.set(float(all(logs)))
     metrics.problems.set(num_problems)
+
+
+def _look_for_loss(state: ServerState, store: str, counts: FeatureCounts) -> None:
+    """Whether ids that were looked up since the last time were late or lost; with no request, it is as it was."""
+    found = counts.items + counts.members
+    num, lost = found.num_looked_up, found.num_late + found.num_failed
+    num_before, lost_before = state.features_counted.get(store, (0, 0))
+    if num > num_before:
+        state.features_counted[store] = (num, lost)
+        was_lost = lost - lost_before
+        state.features_lost = f"{was_lost} of the last {num - num_before} ids were late or lost" if was_lost else ""
 
 
 def _in_force(served: ServedBundle, now_us: int) -> str | None:

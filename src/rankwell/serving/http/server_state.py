@@ -75,6 +75,7 @@ class ServerState:
         served_log, action_log: None where nothing is logged.
         heads: What the page looks into; None for nothing.
         is_draining: Whether it has been told to end.
+        features_lost: What is wrong with the feature store, as far as the last look-ups tell; "" where nothing is.
     """
 
     service: RankService
@@ -86,6 +87,8 @@ class ServerState:
     action_log: ActionLog | None = None
     heads: HeadsOfRequest | None = None
     is_draining: bool = False
+    features_lost: str = ""
+    features_counted: dict[str, tuple[int, int]] = field(default_factory=dict)
     queue: WorkQueue = field(init=False)
 
     def __post_init__(self) -> None:

@@ -51,12 +51,13 @@ def server_state(
         worker: Name of this process in the log: letters, digits and _.
         server: One text for all workers.
         clock: The server's.
-        logs: Closes the logs.
+        logs: Closes the logs, and the feature stores.
 
     Raises:
         RankwellError: A bundle, a store, a key or a log cannot be opened.
     """
     live = settings.live_bundles()
+    logs.callback(live.close)
     served_log, action_log = None, None
     if settings.log is not None:
         schema = live.state.current.bundle.schema
