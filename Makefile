@@ -2,6 +2,7 @@
 # make check       linters, types, layers          make test        all tests and doctests that are not slow
 # make bench       small benchmarks, as JSON       make test-slow   the slow ones
 # make docs        API reference into out/docs     make sanitize    tests of tables under GCC's sanitizers
+# make chaos       a server in trouble under load  make fuzz        10^5 spoiled requests to a server
 # make clean       forget what was built; keep runs/
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -39,12 +40,14 @@ SMALL_scorer := --requests 5 --rounds 1 --kinds history
 SMALL_serving := --requests 100 --runs 1 --cases history --overload-s 1 --without-peers
 SMALL_int8_rows := --requests 1500 --seeds 1
 SMALL_served_log := --answers 2000
+SMALL_chaos := --seconds 2
+SMALL_fuzz := --requests 2000 --without-peers
 BENCHMARKS := $(patsubst benchmarks/%.py,out/bench/%.json,$(wildcard benchmarks/*.py))
 
-.PHONY: help demo test test-slow sanitize check bench docs clean
+.PHONY: help demo test test-slow sanitize check bench chaos fuzz docs clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -5
+	@sed -n 's/^# //p' Makefile | head -6
 
 demo: .venv/.runtime
 	$(BIN)/rankwell demo --out out/demo
@@ -97,6 +100,10 @@ bench: $(BENCHMARKS)
 $(BENCHMARKS): out/bench/%.json: benchmarks/%.py .venv/.installed
 	@mkdir -p out/bench
 	$(BIN)/python $< --json $@ $(SMALL_$*)
+
+# Each ends with status 1 where a target is missed.
+chaos fuzz: .venv/.installed
+	$(BIN)/python benchmarks/$@.py --json out/$@.json
 
 docs: .venv/.docs
 	$(BIN)/pdoc --docformat google --output-directory out/docs rankwell '!rankwell.tables._native'

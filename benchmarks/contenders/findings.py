@@ -30,13 +30,18 @@ class Findings:
         """One figure; NaN where it could not be measured."""
         self._rows.append((name, float(value), unit, at_most, at_least))
 
+    @property
+    def all_met(self) -> bool:
+        """Whether no target is missed."""
+        return all(_is_met(value, at_most, at_least) for _, value, _, at_most, at_least in self._rows)
+
     def print(self) -> None:
         """The figures, their targets, and whether they are met."""
         printed = PrintedTable("", "measured", "target", "met", title=self._title)
         for name, value, unit, at_most, at_least in self._rows:
             target = f"≤ {_short(at_most)}" if at_most is not None else ""
             target = f"≥ {_short(at_least)}" if at_least is not None else target
-            met = (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
+            met = _is_met(value, at_most, at_least)
             verdict = "" if not target or math.isnan(value) else "yes" if met else "no"
             printed.add_row(
                 name, f"{_short(value)} {unit}".strip(), f"{target} {unit}".strip() if target else "", verdict
@@ -48,6 +53,10 @@ class Findings:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({name: value for name, value, *_ in self._rows}, indent=1))
+
+
+def _is_met(value: float, at_most: float | None, at_least: float | None) -> bool:
+    return (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
 
 
 def _short(value: float) -> str:
