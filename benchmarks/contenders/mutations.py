@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gzip
+import itertools
 import json
 import random
 from collections.abc import Callable
@@ -28,6 +29,9 @@ _HEADERS: Final = (
     "x: " + "y" * 20_000, "cookie: =;=;\t", "host: b", "upgrade: h2c", "x-forwarded-for: ::1", "accept-encoding: *;q=x",
     "range: bytes=0-1", "if-none-match: *", "te: trailers", "connection: upgrade",
 )  # fmt: skip
+_MOST_BYTES: Final = 2**19
+_MOST_READ: Final = 4 * 2**20
+"""The server reads no body that is longer, and may close the connection on what is still coming."""
 _METHODS: Final = ("GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "FOO", "post")
 _PATHS: Final = (
     "/", "//", "/v1", "/v1/rank/", "/v1/rank?x=%00", "/v1/%72ank", "/v1/rank%00", "/v2/models/%ff/infer",
@@ -90,7 +94,7 @@ class Mutator:
     ) -> Message:
         """A request as it should be."""
         head = f"{method} {path} HTTP/1.1\r\nhost: a\r\ncontent-type: {kind}\r\nauthorization: Bearer {self._token}"
-        return Message(f"{head}{more}\r\ncontent-length: {len(body)}", body)
+        return Message(f"{head}{more}\r\ncontent-length: {len(body)}", body, may_break=len(body) > _MOST_READ)
 
     def mutated(self, path: str, content: Any, kind: str = "application/json") -> Message:
         """A request spoiled somehow.
@@ -162,7 +166,9 @@ class Mutator:
         lists = [(at, key) for at, key in self._places(content) if isinstance(at[key], list)]
         if lists:
             at, key = self._random.choice(lists)
-            at[key] = (at[key] * 3_000)[: self._random.choice((0, 1, 2, 7, 300, 2_000, 2_001, 9_000))]
+            num = self._random.choice((0, 1, 2, 7, 300, 2_000, 2_001, 9_000))
+            most = _MOST_BYTES * (1 + len(at[key])) // (1 + len(json.dumps(at[key])))  # an entry may be long itself
+            at[key] = list(itertools.islice(itertools.cycle(at[key]), min(num, most)))
         return content
 
     def _deep(self, content: Any) -> Any:
