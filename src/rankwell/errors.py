@@ -36,6 +36,7 @@ __all__ = [
     "LogError",
     "MetricError",
     "MissingExtraError",
+    "MonitoringError",
     "PrivacyError",
     "RankwellError",
     "RankwellWarning",
@@ -130,6 +131,10 @@ class BundleError(RankwellError):
 
 class FeatureStoreError(RankwellError):
     """Stored features are damaged, of another schema, or cannot be reached."""
+
+
+class MonitoringError(RankwellError):
+    """Rows that a pane cannot count, or panes that don't go together."""
 
 
 class MissingExtraError(RankwellError):

@@ -1,0 +1,1 @@
+"""What is served, watched: counts that add up, and how far they have moved."""
