@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from rankwell.data.statistics import NumericStatistics
+from rankwell.models.layers import spread
 from rankwell.models.numeric_inputs import BucketIds
 from rankwell.schema import Bag, Categorical, Numeric, Quantiles, Schema, TableSpec
 from rankwell.tables.hashing import cross_ids
@@ -174,8 +175,10 @@ class CrossColumns(IdColumns):
             if side == on:
                 of = [self.ids.of(features, name) for name in cross.of]
                 if on == "candidate":
-                    spread = (self.ids.side[name] == "request" for name in cross.of)
-                    of = [ids[features.request_C] if up else ids for ids, up in zip(of, spread, strict=True)]
+                    lies_above = (self.ids.side[name] == "request" for name in cross.of)
+                    of = [
+                        spread(ids, features.request_C) if up else ids for ids, up in zip(of, lies_above, strict=True)
+                    ]
                 columns.append(IdColumn(cross.name, cross_ids(of)))
         return columns
 

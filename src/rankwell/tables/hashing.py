@@ -64,17 +64,21 @@ def cross_ids(columns: list[Tensor]) -> Tensor:
     """One id per entry for the conjunction of several id columns; the order of the columns matters.
 
     Args:
-        columns: int64 columns of equal length; `MISSING_ID` counts as a value of its own.
+        columns: int64 columns of equal length, or of length 1, which counts for every entry; `MISSING_ID` counts as a
+            value of its own.
 
     Returns:
-        int64 in [0, 2^63).
+        int64 in [0, 2^63), as many as the longest column has; none where one is empty.
 
     >>> a, b = torch.tensor([1, 1, 2]), torch.tensor([5, 6, 5])
     >>> crossed = cross_ids([a, b])
     >>> len(set(crossed.tolist())), bool((cross_ids([b, a]) == crossed).any())
     (3, False)
+    >>> bool((cross_ids([a[:1], b]) == cross_ids([a[:1].expand(3), b])).all())
+    True
     """
-    crossed = np.zeros(len(columns[0]), dtype=np.uint64)
+    lengths = {column.shape[0] for column in columns} - {1}
+    crossed = np.zeros(lengths.pop() if lengths else 1, dtype=np.uint64)
     for column in columns:
         _fold_in(crossed, column.contiguous().numpy())
     return torch.from_numpy(crossed.view(np.int64)) & 0x7FFF_FFFF_FFFF_FFFF
@@ -82,8 +86,9 @@ def cross_ids(columns: list[Tensor]) -> Tensor:
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def _fold_in(crossed: NDArray[np.uint64], ids: NDArray[np.int64]) -> None:  # pragma: no cover - compiled
-    for i in range(len(ids)):
-        crossed[i] = mix64((crossed[i] + _GOLDEN) ^ mix64(np.uint64(ids[i]) + _GOLDEN))
+    one_for_all = len(ids) == 1
+    for i in range(len(crossed)):
+        crossed[i] = mix64((crossed[i] + _GOLDEN) ^ mix64(np.uint64(ids[0 if one_for_all else i]) + _GOLDEN))
 
 
 def uniform_rows(rows_UW: Tensor, keys_U: NDArray[np.uint64], *, seed: int, scale: float) -> None:
