@@ -82,10 +82,18 @@ class WorkQueue:
         Raises:
             RefusalError: 503 where the queue is full or the deadline cannot be met, 429 where the client has its share.
         """
-        if len(self._waiting) >= self._limit:
-            raise self._shed("full", 503, "the server is busy: its queue is full")
+        self.check_room(deadline_s)
         if self._of_client[client] >= self._client_limit:
             raise self._shed("share", 429, "too many requests of this client are waiting")
+
+    def check_room(self, deadline_s: float) -> None:
+        """`check`, whoever asks.
+
+        Raises:
+            RefusalError: 503.
+        """
+        if len(self._waiting) >= self._limit:
+            raise self._shed("full", 503, "the server is busy: its queue is full")
         # an empty queue takes anything: what works take is only known by doing some
         if self._waiting and (len(self._waiting) + 1) * self._seconds > deadline_s:
             raise self._shed("deadline", 503, "the server is busy: the deadline can't be met")

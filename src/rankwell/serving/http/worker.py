@@ -22,6 +22,7 @@ from rankwell.serving.action_log import ActionLog
 from rankwell.serving.attended import HeadsOfRequest
 from rankwell.serving.bundle import read_bundle
 from rankwell.serving.http.application import application
+from rankwell.serving.http.front_door import FrontDoor
 from rankwell.serving.http.metrics import Metrics
 from rankwell.serving.http.readiness import report
 from rankwell.serving.http.serve_settings import ServeSettings
@@ -38,7 +39,7 @@ CANNOT_START: Final = 3
 _LOG: Final = logging.getLogger("rankwell.serving")
 _POLL_S: Final = 0.5
 _DEATH_OF_PARENT: Final = 1  # PR_SET_PDEATHSIG
-_CONNECTIONS: Final = 1024
+_CONNECTIONS: Final = 4096
 
 
 def server_state(
@@ -105,14 +106,14 @@ async def _serve(state: ServerState, settings: ServeSettings, on_ready: Callable
     told_to_end = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, told_to_end.set)
     server = Server(
-        application(state),
+        FrontDoor(application(state), state),
         address=settings.host,
         port=settings.port,
         interface=Interfaces.ASGINL,
         websockets=False,
         log_enabled=False,
         backlog=_CONNECTIONS,
-        backpressure=_CONNECTIONS,
+        backpressure=2 * _CONNECTIONS,  # connections, idle ones too: a request is refused by the queue, and says so
         http1_settings=HTTP1Settings(header_read_timeout=round(settings.limits.body_timeout_s * 1e3)),
     )
     serving = loop.create_task(server.serve())
