@@ -55,9 +55,13 @@ def test_the_most_frequent_values_ties_by_value() -> None:
     assert CategoricalBins.of_values("city", []).top == ()
 
 
+def test_edges_are_rounded_to_float32() -> None:
+    assert NumericBins(name="x", edges=(0.1,)).edges == (float(np.float32(0.1)),)
+
+
 def test_what_is_no_layout_is_refused() -> None:
     numeric = NumericBins(name="x", edges=(0.0,))
-    for edges in [(1.0, 1.0), (2.0, 1.0), (0.1,)]:
+    for edges in [(1.0, 1.0), (2.0, 1.0), (0.1, 0.1 + 1e-12), (1e300,)]:
         with pytest.raises(SchemaError):
             NumericBins(name="x", edges=edges)
     with pytest.raises(SchemaError):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, Self, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from rankwell.data.statistics import ColumnStatistics
 from rankwell.errors import MonitoringError
@@ -37,8 +37,8 @@ class NumericBins(Declaration):
 
     Args:
         name: The column.
-        edges: Between bins, strictly ascending: bin k holds edge k−1 ≤ v < edge k. They are float32 numbers, so that a
-            value falls into one bin whether it is read as float32 or as float64.
+        edges: Between bins, strictly ascending: bin k holds edge k−1 ≤ v < edge k. They are rounded to float32, so that
+            a value falls into one bin whether it is read as float32 or as float64.
         origin: A number near the mean of the reference: panes keep Σ (v − origin).
 
     >>> NumericBins.of_values("years", [1.0, 2.0, 3.0, 4.0], num_bins=2).edges
@@ -50,13 +50,14 @@ class NumericBins(Declaration):
     edges: tuple[float, ...]
     origin: float = 0.0
 
-    @model_validator(mode="after")
-    def _check_edges(self) -> Self:
-        if any(low >= high for low, high in pairwise(self.edges)):
-            raise ValueError("edges ascend strictly")
-        if any(float(np.float32(edge)) != edge for edge in self.edges):
-            raise ValueError("edges are float32 numbers; round them")
-        return self
+    @field_validator("edges")
+    @classmethod
+    def _rounded(cls, edges: tuple[float, ...]) -> tuple[float, ...]:
+        with np.errstate(over="ignore"):  # too large a number becomes infinite, and is refused as that
+            rounded = tuple(float(np.float32(edge)) for edge in edges)
+        if any(low >= high for low, high in pairwise(rounded)) or not all(map(np.isfinite, rounded)):
+            raise ValueError("edges ascend strictly, as finite float32 numbers")
+        return rounded
 
     @property
     def num_bins(self) -> int:
