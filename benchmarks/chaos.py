@@ -122,33 +122,22 @@ def switched(stage: Stage, root: Path, second: Path, ids: tuple[str, str]) -> No
 
 def redis_trouble(stage: Stage, redis: OwnRedis, bundle: str) -> None:
     """Stopped, killed, slowed: each time answers go on with defaults, which are counted."""
-    server, seconds = stage.server, stage.seconds / 2
-
-    def stopped() -> None:
-        redis.stop()
-        time.sleep(seconds)
-        redis.resume()
-
-    def killed() -> None:
-        redis.kill()
-        time.sleep(seconds)
-        redis.start()
-
-    def slowed() -> None:
-        redis.slow_down(seconds)
-
+    server = stage.server
     for name, trouble in (
-        ("Redis stopped (SIGSTOP)", stopped),
-        ("Redis killed and started again", killed),
-        ("Redis slowed to 0 … 10 ms", slowed),
+        ("Redis stopped (SIGSTOP)", redis.stopped),
+        ("Redis killed and started again", redis.killed),
+        ("Redis slowed to 0 … 10 ms", redis.slowed),
     ):
         before = num_not_found(server)
         with stage.scene(name, (bundle, None, True), (bundle, None, False)) as scene:
-            trouble()
+            with trouble():
+                scene.claim("workers say it", lambda: server.all_say(ready=True, problems=["features"]))
+                scene.claim("metrics say it", lambda: server.metrics().get("rankwell_problems", 0) >= 1)
+                time.sleep(stage.seconds / 2)
             scene.claim(
                 "features are found again", lambda scene=scene: scene.last_answers_are(num_missing=NONE_MISSING)
             )
-            scene.claim("workers are ready", server.all_say(ready=True, bundle_id=bundle))
+            scene.claim("workers say that all is well", lambda: server.all_say(ready=True, problems=[]))
         found = scene.outcome
         scene.claim("some answers are given with defaults", found.defaults > 0)
         scene.claim(

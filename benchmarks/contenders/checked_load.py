@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ __all__ = ["Sent", "SteadyLoad"]
 
 _LONGEST_S: Final = 20.0
 _IDS: Final = itertools.count(1_000_000)
-_Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+_MOST_USES: Final = 20
+"""Of a connection: a worker that was started anew gets its share of requests only by new ones."""
 
 
 @final
@@ -43,6 +44,14 @@ class Sent:
 
 
 @final
+@dataclass(slots=True)
+class _Connection:
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    num_uses: int = 0
+
+
+@final
 class SteadyLoad:
     """Sends requests at random moments (Poisson) from a thread, from its beginning to the end of its block.
 
@@ -56,7 +65,7 @@ class SteadyLoad:
     def __init__(self, port: int, body: Callable[[int, int], bytes], *, num: int, rate: float) -> None:
         self.sent: list[Sent] = []
         self._port, self._body, self._num, self._rate = port, body, num, rate
-        self._free: list[_Stream] = []
+        self._free: deque[_Connection] = deque()
         self._ends = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._drive()))
 
@@ -88,8 +97,8 @@ class SteadyLoad:
                 one = Sent(next(_IDS), int(rng.integers(self._num)), due_s)
                 self.sent.append(one)
                 tasks.create_task(self._one(one))
-        for _, writer in self._free:
-            writer.close()
+        for connection in self._free:
+            connection.writer.close()
 
     async def _one(self, one: Sent) -> None:
         with suppress(TimeoutError, OSError, asyncio.IncompleteReadError, ValueError):
@@ -97,27 +106,28 @@ class SteadyLoad:
         one.ended_s = time.perf_counter()
 
     async def _ask(self, one: Sent) -> tuple[int, bytes]:
-        reader, writer = await self._connection()
+        connection = await self._connection()
         body = self._body(one.number, one.request_id)
         head = f"POST /v1/rank HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         try:
-            writer.write(head.encode() + b"\r\n" + body)
-            answer = await reader.readuntil(b"\r\n\r\n")
+            connection.writer.write(head.encode() + b"\r\n" + body)
+            answer = await connection.reader.readuntil(b"\r\n\r\n")
             fields = dict(line.split(b":", 1) for line in answer.lower().split(b"\r\n")[1:] if b":" in line)
-            content = await reader.readexactly(int(fields[b"content-length"]))
+            content = await connection.reader.readexactly(int(fields[b"content-length"]))
         except BaseException:
-            writer.close()
+            connection.writer.close()
             raise
-        if fields.get(b"connection", b"").strip() == b"close":
-            writer.close()
+        connection.num_uses += 1
+        if fields.get(b"connection", b"").strip() == b"close" or connection.num_uses == _MOST_USES:
+            connection.writer.close()
         else:
-            self._free.append((reader, writer))
+            self._free.append(connection)
         return int(answer[9:12]), content
 
-    async def _connection(self) -> _Stream:
+    async def _connection(self) -> _Connection:
         while self._free:
-            reader, writer = self._free.pop()
-            if not reader.at_eof() and not writer.is_closing():  # a worker that is gone has closed it
-                return reader, writer
-            writer.close()
-        return await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 24)
+            connection = self._free.popleft()
+            if not connection.reader.at_eof() and not connection.writer.is_closing():
+                return connection
+            connection.writer.close()  # its worker is gone
+        return _Connection(*await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 24))

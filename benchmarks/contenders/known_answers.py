@@ -6,6 +6,7 @@ Letters: K candidates of a request · A actions.
 from __future__ import annotations
 
 import json
+from collections.abc import Set
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -98,13 +99,19 @@ class KnownAnswers:
         found = answer["num_missing"] == {"items": 0, "member": 0}
         return answer["bundle_id"], answer["correction_id"], found
 
-    def fault(self, number: int, request_id: int, content: bytes) -> str | None:
-        """What is wrong with an answer of status 200; None where it is right."""
+    def fault(self, number: int, request_id: int, content: bytes, live: Set[Live] | None = None) -> str | None:
+        """What is wrong with an answer of status 200; None where it is right.
+
+        Args:
+            number, request_id: Of the request.
+            content: The answer.
+            live: What may have answered; None: anything that was learned.
+        """
         try:
             answer = json.loads(content)
             right = self._right.get(self.live(answer))
-            if right is None:
-                return f"by a bundle, or a correction, that was not there: {self.live(answer)}"
+            if right is None or (live is not None and self.live(answer) not in live):
+                return f"by what was not live: {self.live(answer)}"
             items, asked_K = answer["items"], self.requests[number]["candidates"]["job"]
             if answer["request_id"] != request_id:
                 return f"it is of request {answer['request_id']}"

@@ -7,8 +7,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self, final
 
@@ -45,7 +47,7 @@ class OwnRedis:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.kill()
+        self._end()
 
     def start(self) -> None:
         """Start it, with what was saved."""
@@ -57,30 +59,44 @@ class OwnRedis:
             time.sleep(0.01)
         raise SystemExit("redis-server did not come up")
 
-    def kill(self) -> None:
-        """SIGKILL."""
-        self._process.kill()
-        self._process.wait()
+    @contextmanager
+    def killed(self) -> Iterator[None]:
+        """SIGKILL, and a new one at the end."""
+        self._end()
+        yield
+        self.start()
 
-    def stop(self) -> None:
-        """It no longer answers, and keeps its connections."""
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It no longer answers, keeps its connections, and answers what came meanwhile at the end."""
         self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """It answers what came meanwhile."""
+        yield
         self._process.send_signal(signal.SIGCONT)
+
+    @contextmanager
+    def slowed(self) -> Iterator[None]:
+        """Again and again it answers nobody for 1 … 10 ms: about half of what is asked comes late."""
+        ends = threading.Event()
+
+        def pause() -> None:
+            rng = random.Random(0)
+            while not ends.wait(rng.uniform(0.0, 0.01)):
+                self._ask("CLIENT", "PAUSE", str(rng.randint(1, 10)), "ALL")
+
+        thread = threading.Thread(target=pause)
+        thread.start()
+        yield
+        ends.set()
+        thread.join()
 
     def fill(self, stored: StoredColumns, rows: dict[str, Any]) -> None:
         """Write features to it, and let them outlive it."""
         write_redis_features(self.url, stored, **rows)
         self._ask("SAVE")
 
-    def slow_down(self, seconds: float) -> None:
-        """Again and again it answers nobody for 1 … 10 ms: about half of what is asked comes late."""
-        rng, end_s = random.Random(0), time.monotonic() + seconds
-        while time.monotonic() < end_s:
-            self._ask("CLIENT", "PAUSE", str(rng.randint(1, 10)), "ALL")
-            time.sleep(rng.uniform(0.0, 0.01))
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
     def _ask(self, *words: str) -> None:
         with RedisPool(RedisAddress.of(self.url)) as pool:

@@ -161,12 +161,12 @@ class Scene:
                 whys[f"status {one.status}: {one.content[:200]!r}"] += not is_cut
                 continue
             latencies.append(one.ended_s - one.due_s)
-            why = known.fault(one.number, one.request_id, one.content)
+            why = known.fault(one.number, one.request_id, one.content, self._live)
+            if why is not None:
+                found.wrong += 1
+                whys[why] += 1
+                continue
             answer = json.loads(one.content)
-            if why is None and known.live(answer) not in self._live:
-                why = f"by what was not live: {known.live(answer)}"
-            found.wrong += why is not None
-            whys[str(why)] += why is not None
             found.not_logged += not answer["is_logged"]
             found.defaults += answer["num_missing"]["items"] > 0
             if answer["is_logged"] and not _is_row_of(answer, rows.get(one.request_id, [])):
