@@ -17,6 +17,7 @@ from http_example import LocalServer, local_server
 from redis_server import RedisServer, needs_redis
 
 from full_disk import files_of_at_most
+from rankwell.data.pseudonyms import create_key, pseudonymise
 from rankwell.ranking.slot_exploration import SlotExploration
 from rankwell.serving.bundle import read_bundle, write_bundle
 from rankwell.serving.feature_table import write_feature_table
@@ -251,6 +252,17 @@ def test_what_is_answered_is_logged_as_it_was(path: Path, tmp_path: Path) -> Non
         assert row["propensity"][:4] == pytest.approx(answer["items"]["propensity"])
         assert row["served_bundle_id"] == answer["bundle_id"]
         assert row["served_probability_click"][:4] == pytest.approx(answer["items"]["probability"]["click"])
+
+
+def test_raw_member_ids_become_pseudonyms_where_there_is_a_key(path: Path, tmp_path: Path) -> None:
+    key = create_key(tmp_path / "member.key")
+    with local_server(path, member_key=tmp_path / "member.key", log=tmp_path / "log") as server:
+        response = server.rank(example.request(3, member_id="ann@example.org"))
+        assert response.status_code == 200
+        assert "ann@" not in response.text
+    compact_served(tmp_path / "log")
+    [logged] = pa.parquet.read_table(tmp_path / "log" / "served" / "parquet")["member_id"].to_pylist()
+    assert logged == pseudonymise(pa.array(["ann@example.org"]), key)[0].as_py()
 
 
 def test_with_a_full_disk_requests_are_answered_and_it_is_said_that_they_are_not_logged(
