@@ -8,6 +8,7 @@ application.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from typing import Any, Final, final
 
@@ -96,6 +97,7 @@ class Metrics:
         )
         self._roles: dict[str, str] = {}
         self._counted: dict[tuple[str, ...], int] = {}
+        self._lock = threading.Lock()
 
     def observe(self, seconds: Mapping[str, float]) -> None:
         """Time the stages of a request."""
@@ -151,6 +153,7 @@ class Metrics:
 
     def _raise(self, counter: Counter, labels: tuple[str, ...], of: str, total: int) -> None:
         key = (*labels, of)
-        if total > self._counted.get(key, 0):
-            counter.labels(*labels).inc(total - self._counted.get(key, 0))
-            self._counted[key] = total
+        with self._lock:  # /metrics and the worker's watch bring them up to date, each from a thread
+            if total > self._counted.get(key, 0):
+                counter.labels(*labels).inc(total - self._counted.get(key, 0))
+                self._counted[key] = total
