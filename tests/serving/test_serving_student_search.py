@@ -178,12 +178,18 @@ def test_a_step_is_kept_if_it_is_faster_and_costs_little_and_the_next_builds_on_
     assert list(fit.test) == [TEACHER, "and faster upon that"]
 
 
-def test_the_slowest_that_fit_are_the_ones_trained(teacher: Bundle, recipe: Recipe, data: Path) -> None:
+def test_of_those_that_fit_the_slowest_is_trained_first(teacher: Bundle, recipe: Recipe, data: Path) -> None:
     fit = fitted(teacher, recipe, data, budget(50.0, max_students=1), TIMES)
     assert {s.name: s.verdict for s in fit.students if not s.is_kept} == {
-        "1 × 8": "not trained: slower ones fit", "2 × 16": "refused: over the budget",
+        "1 × 8": "not trained: others that fit stand for it", "2 × 16": "refused: over the budget",
     }  # fmt: skip
     assert [student.name for student in fit.students if student.is_kept] == ["2 × 8"]
+
+
+def test_students_are_spread_over_those_that_fit(teacher: Bundle, recipe: Recipe, data: Path) -> None:
+    times = {Shape(3, 16): 200.0, Shape(1, 8): 10.0, Shape(2, 8): 30.0, Shape(2, 16): 40.0}
+    fit = fitted(teacher, recipe, data, budget(50.0, max_students=2), times)
+    assert [student.name for student in fit.students if not math.isnan(student.tune.auc)] == ["1 × 8", "2 × 16"]
 
 
 def test_a_teacher_that_fits_stays(teacher: Bundle, recipe: Recipe, data: Path) -> None:

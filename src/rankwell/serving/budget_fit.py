@@ -58,7 +58,7 @@ class Budget:
         num_candidates: Of each request.
         num_requests: Timed for each contender.
         shapes: Of students, in any order.
-        max_students: So many are trained, those that fill the budget best first.
+        max_students: At most so many are trained, from the slowest that fits evenly down to the fastest.
         share, temperature: Of the teacher, as in `DistillationObjective` and `Distillation`.
         most_lost: What a further step may cost in log loss on tune, nats.
         least_speed_up: How much faster a further step must make the median request, as a ratio.

@@ -73,8 +73,9 @@ def fit_budget(
 ) -> BudgetFit:
     """Find the student that fills the budget best, teach it, calibrate it anew, and try to make it faster still.
 
-    Shapes are timed before anything is trained, since time does not depend on weights. Of those inside the budget the
-    slowest are trained, up to `max_students`, and the one of least log loss on tune is taken. Then each further step
+    Shapes are timed before anything is trained, since time does not depend on weights. Of those inside the budget up to
+    `max_students` are trained, the slowest first and the others spread evenly down to the fastest, since a larger
+    student need not be a better one; the one of least log loss on tune is taken. Then each further step
     is tried upon what was kept so far: it is kept if it is measured faster and costs no more log loss than
     stated. A teacher that is inside the budget is kept, and no student is trained.
 
@@ -167,7 +168,7 @@ class _Search:
             taught = replace(taught, latency=latencies[TEACHER], verdict=self._over(latencies[TEACHER]))
         order = sorted((s for s in sized if str(s) in latencies), key=lambda s: latencies[str(s)].p95_ms)
         fits = [shape for shape in order if latencies[str(shape)].p95_ms <= self._budget.p95_ms]
-        trained = {} if taught.is_kept else self._trained(fits[::-1][: self._budget.max_students])
+        trained = {} if taught.is_kept else self._trained(_spread(fits[::-1], self._budget.max_students))
         students = []
         for shape in order:
             name = str(shape)
@@ -178,7 +179,7 @@ class _Search:
                     Tried(name=name, latency=latencies[name], tune=tune, verdict=f"{lost:+.4f} nats to the teacher")
                 )
             else:
-                why = "not trained: slower ones fit" if shape in fits else "refused: over the budget"
+                why = "not trained: others that fit stand for it" if shape in fits else "refused: over the budget"
                 students.append(Tried(name=name, latency=latencies[name], verdict=why))
         return taught, tuple(students), trained
 
@@ -272,6 +273,14 @@ class _Search:
         settings = self._model.settings
         assert isinstance(settings, TransformerSettings)
         return RankingTransformer(self._recipe.schema, statistics, student_settings(settings, shape), seed=seed)
+
+
+def _spread(shapes: Sequence[Shape], most: int) -> list[Shape]:
+    """At most so many of them, evenly apart, the first among them."""
+    if len(shapes) <= most:
+        return list(shapes)
+    last = len(shapes) - 1
+    return [shapes[round(k * last / max(most - 1, 1))] for k in range(most)]
 
 
 def _scored(scorer: Scorer, held_out: Sequence[Batch]) -> Quality:
