@@ -58,6 +58,7 @@ class Fuzzer(threading.Thread):
         super().__init__()
         self._number, self._numbers, self._port, self._known = number, numbers, port, known
         self._mutator = Mutator(seed * 10**9 + number * 10**8 + numbers.start, TOKEN)
+        self.num_sent = 0
         self.statuses: Counter[int] = Counter()
         self.good: Counter[int] = Counter()
         self.faults: Counter[str] = Counter()
@@ -76,6 +77,7 @@ class Fuzzer(threading.Thread):
                 [connection.ask(message.content)] if message.is_framed else connection.ask_and_end(message.content)
             )
             self._judge(message, replies)
+            self.num_sent += 1
         self._good(connection, (self._number + 1) * 10**9 - 1 - self._numbers.start)
         connection.close()
 
@@ -161,6 +163,8 @@ def _mismatch(asked: bytes, content: bytes) -> str | None:
         request = json.loads(asked)
     except (ValueError, RecursionError):
         return "what was asked is not JSON"
+    if not isinstance(request, dict):
+        return "what was asked is no request"
     if "outputs" in answer:
         is_other = isinstance(request.get("id"), str) and answer.get("id") != request["id"]
         return f"asked under {request['id']}, answered under {answer.get('id')}" if is_other else None
@@ -229,6 +233,7 @@ def main() -> None:
                     fuzzer.join()
                 mib.append(memory_mib(server.workers()))
                 fuzzers += half
+            findings.add("spoiled requests", sum(one.num_sent for one in fuzzers), at_least=num * CONNECTIONS)
             count(findings, fuzzers)
             findings.add("requests a second", given.requests / (time.monotonic() - started_s))
             findings.add("workers' memory grew by, first half", mib[1] - mib[0], "MiB")
