@@ -90,17 +90,26 @@ def _numeric(values_C, bounds_G, edges_E, origin, counts_GB, sums_G2):  # type: 
         num_finite, num_above, total, squares = 0, 0, 0.0, 0.0
         for start in range(first, last, _BLOCK):
             block = values_C[start : min(start + _BLOCK, last)]
-            finite, above = zero, zero
+            block_total, block_squares = 0.0, 0.0
             for row in range(len(block)):
-                value = block[row]
-                is_finite = abs(value) < infinity
-                step = np.float64(value) - origin if is_finite else 0.0
-                total += step
-                squares += step * step
-                finite += one if is_finite else zero
-                above += one if value == infinity else zero
-            num_finite += int(finite)
-            num_above += int(above)
+                step = np.float64(block[row]) - origin
+                block_total += step
+                block_squares += step * step
+            if block_squares < np.inf:  # then every value is finite, and none has to be looked at for that
+                num_finite += len(block)
+            else:
+                block_total, block_squares = 0.0, 0.0
+                for row in range(len(block)):
+                    value = block[row]
+                    if abs(value) < infinity:
+                        step = np.float64(value) - origin
+                        block_total += step
+                        block_squares += step * step
+                        num_finite += 1
+                    elif value == infinity:
+                        num_above += 1
+            total += block_total
+            squares += block_squares
             edge = 0
             while edge + 4 <= num_edges:
                 e_0, e_1, e_2, e_3 = edges_E[edge], edges_E[edge + 1], edges_E[edge + 2], edges_E[edge + 3]

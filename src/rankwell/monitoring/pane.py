@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self, TypeVar, final
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -77,8 +78,7 @@ class Pane:
         """
         if not len(rows):
             return cls.nothing(layout)
-        minutes_C = rows.times_us_C // MINUTE_US
-        segments_C = rows.segments(layout.segments)
+        minutes_C, segments_C = rows.times_us_C // MINUTE_US, rows.segments(layout.segments)
         order_C, bounds = _cells(minutes_C, segments_C)
         firsts_N = bounds[:-1] if order_C is None else order_C[bounds[:-1]]
         counts: dict[str, _Ints] = {}
@@ -185,16 +185,25 @@ def _numeric_names(layout: PaneLayout) -> list[str]:
 
 def _cells(minutes_C: _Ints, segments_C: _Ints) -> tuple[_Ints | None, _Ints]:
     """Rows in the order of their cells, None where they stand so, and where each cell begins."""
-
-    def changes(minutes_C: _Ints, segments_C: _Ints) -> _Ints:
-        is_new = (np.diff(minutes_C) != 0) | (np.diff(segments_C) != 0)
-        return np.concatenate([[0], np.flatnonzero(is_new) + 1, [len(minutes_C)]])
-
-    steps, turns = np.diff(minutes_C), np.diff(segments_C)
-    if bool(((steps > 0) | ((steps == 0) & (turns >= 0))).all()):
-        return None, changes(minutes_C, segments_C)
+    are_in_order, bounds = _bounds(minutes_C, segments_C)
+    if are_in_order:
+        return None, bounds
     order_C = np.lexsort((segments_C, minutes_C))
-    return order_C, changes(minutes_C[order_C], segments_C[order_C])
+    return order_C, _bounds(minutes_C[order_C], segments_C[order_C])[1]
+
+
+@numba.njit(cache=True, nogil=True)
+def _bounds(minutes_C, segments_C):  # type: ignore[no-untyped-def]
+    """Whether cells ascend, and where each begins, as far as they do."""
+    bounds = [0]
+    for row in range(1, len(minutes_C)):
+        step, turn = minutes_C[row] - minutes_C[row - 1], segments_C[row] - segments_C[row - 1]
+        if step < 0 or (step == 0 and turn < 0):
+            return False, np.array(bounds)
+        if step > 0 or turn > 0:
+            bounds.append(row)
+    bounds.append(len(minutes_C))
+    return True, np.array(bounds)
 
 
 def _at(column_C: NDArray[_Number], order_C: _Ints | None) -> NDArray[_Number]:
