@@ -98,6 +98,7 @@ def ours(folder: Path, kind: str) -> Iterator[int]:
     command = [
         str(Path(sys.executable).parent / "rankwell"), "serve", str(folder / kind), "--port", str(port),
         "--features", str(folder / "features"), "--log", str(folder / f"log-{kind}-{port}"), "--max-candidates", "2000",
+        "--deadline-ms", "50",
     ]  # fmt: skip
     with serving(command, port, "/v2/health/ready", {}):
         yield port
