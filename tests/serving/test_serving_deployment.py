@@ -90,6 +90,12 @@ def test_many_threads_may_ask(scorer: GraphScorer) -> None:
     assert not wrong
 
 
+def test_it_leaves_arithmetic_as_it_was(scorer: GraphScorer) -> None:
+    scorer.score(example_request(example.SCHEMA, example.STATISTICS, num_candidates=5, num_events=1, seed=0))
+    assert float(np.float32(1e-39) * np.float32(2.0)) > 0, "subnormal numbers are taken for 0 in the whole process"
+    assert float(torch.tensor(1e-39) * 2.0) > 0
+
+
 def test_a_graph_scores_one_request_at_a_time(scorer: GraphScorer) -> None:
     with pytest.raises(RequestError, match="one by one"):
         scorer.score(example.batch(num_requests=2, seed=0))

@@ -160,7 +160,6 @@ def _session(graph: bytes, num_threads: int, providers: Sequence[str]) -> Any:
     options.log_severity_level = 3
     # a thread that spins between requests takes the core that the next one waits for
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     try:
         return runtime.InferenceSession(graph, options, providers=present)
     except Exception as error:  # its errors have no common root but this
