@@ -15,6 +15,7 @@ The tree::
     ├── RecipeError        a recipe does not build, or a file holds no recipe
     ├── BundleError        a bundle is damaged, incomplete, or of an unknown format
     ├── FeatureStoreError  stored features are damaged, of another schema, or cannot be reached
+    ├── MonitoringError    panes that cannot be counted, added up or read
     └── MissingExtraError  an optional dependency is needed; the message holds the install command
 
     RankwellWarning (UserWarning)
