@@ -94,16 +94,14 @@ def test_trained_it_finds_a_curve_and_the_offset_of_a_segment() -> None:
     assert before_C[inside_C].abs().max() > 0.2
 
 
-def test_its_calibrator_is_equal_to_it() -> None:
-    layer = _layer(7, num_segments=0).double()
+@pytest.mark.parametrize("num_segments", [0, 3])
+def test_its_calibrator_is_equal_to_it(num_segments: int) -> None:
+    layer = _layer(7, num_segments=num_segments).double()
     logits_C = torch.linspace(-105.0, 100.0, 3001, dtype=torch.float64)
-    none_C = torch.zeros(3001, 0, dtype=torch.int64)
-    torch.testing.assert_close(
-        layer.as_isotonic().calibrated_logits(logits_C, none_C),
-        layer(logits_C, none_C[:, 0:0].sum(1)),
-        atol=1e-5,
-        rtol=0,
-    )
+    segment_C = torch.arange(3001) % 5 - 1  # -1 and 4, and all but none of 3, are no segments of it
+    expected_C = layer(logits_C, segment_C)
+    found_C = layer.as_calibrator().calibrated_logits(logits_C, segment_C[:, None])
+    torch.testing.assert_close(found_C, expected_C, atol=1e-5, rtol=0)
 
 
 def test_half_precision_stays_half_precision() -> None:

@@ -92,29 +92,18 @@ def test_several_actions_and_label_smoothing_stand_in_one_graph() -> None:
     np.testing.assert_allclose(found_CA, expected_CA.numpy(), rtol=1e-6)
 
 
-class _NamedLayer(torch.nn.Module):
-    def __init__(self, layer: IsotonicLayer) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        log_odds_C: torch.Tensor = self.layer(inputs["logits_C"], inputs["segment_C"])
-        return log_odds_C
-
-
-def test_a_layer_that_was_trained_becomes_nodes_with_the_offsets_of_its_segments() -> None:
+def test_a_layer_that_was_trained_stands_in_a_graph_with_the_offsets_of_its_segments() -> None:
     torch.manual_seed(0)
     layer = IsotonicLayer(num_segments=3)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
-    inputs = {"logits_C": torch.zeros(3), "segment_C": torch.zeros(3, dtype=torch.int64)}
-    graph = export_graph(_NamedLayer(layer).eval(), inputs, ["log_odds_C"], is_free=lambda _: True)
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    graph = graph_of(CalibrationEnd([layer.as_calibrator()]), 1)
     for num in (1, 7, 500, 2000):
         logits_C, segment_C = torch.randn(num) * 5 - 3, torch.randint(-1, 5, (num,))
-        (found_C,) = session.run(None, {"logits_C": logits_C.numpy(), "segment_C": segment_C.numpy()})
-        np.testing.assert_allclose(found_C, layer(logits_C, segment_C).detach().numpy(), rtol=1e-6, atol=1e-5)
+        found_C = run(graph, logits_C[:, None], segment_C[:, None])[:, 0]
+        expected_C = torch.sigmoid(layer(logits_C, segment_C).detach().double())
+        np.testing.assert_allclose(found_C, expected_C.numpy(), rtol=1e-5, atol=1e-7)
 
 
 def test_a_graph_of_nothing_is_refused() -> None:

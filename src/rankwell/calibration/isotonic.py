@@ -1,7 +1,6 @@
 """Isotonic calibration: any increasing function of the logit.
 
-Letters in names: C candidates, flat over the batch · S segment columns · B blocks, each with one knot ·
-N pieces between two knots.
+Letters in names: C candidates, flat over the batch · S segment columns · B blocks, each with one knot.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from torch import Tensor
 
 from rankwell.calibration.adjacent_violators import Blocks, pool_adjacent_violators, with_both_labels
 from rankwell.calibration.calibrator import Calibrator, Distortion
+from rankwell.calibration.piecewise_line import PiecewiseLine, checked_knots
 from rankwell.calibration.sample import CalibrationSample
-from rankwell.errors import CalibrationError
 
 __all__ = ["Isotonic", "fit_isotonic", "isotonic_of"]
 
@@ -39,47 +38,18 @@ class Isotonic(Calibrator):
     state_names: ClassVar[tuple[str, ...]] = ("knot_logits_B", "knot_log_odds_B")
     knot_logits_B: Tensor
     knot_log_odds_B: Tensor
-    _pieces_N4: Tensor
-    _inner_knots: Tensor
 
     def __init__(self, knot_logits_B: Tensor, knot_log_odds_B: Tensor) -> None:
         super().__init__()
-        logits_B = knot_logits_B.detach().to(torch.float64, copy=True)
-        log_odds_B = knot_log_odds_B.detach().to(torch.float64, copy=True)
-        if logits_B.ndim != 1 or logits_B.shape != log_odds_B.shape or len(logits_B) == 0:
-            raise CalibrationError(
-                "Isotonic needs knots: as many log-odds as logits",
-                found=[tuple(logits_B.shape), tuple(log_odds_B.shape)],
-                allowed="two vectors of one length, at least 1",
-            )
-        finite = bool(logits_B.isfinite().all() and log_odds_B.isfinite().all())
-        if not finite or bool((logits_B.diff() <= 0).any()) or bool((log_odds_B.diff() < 0).any()):
-            raise CalibrationError(
-                "Isotonic cannot have these knots",
-                found={"logits": logits_B.tolist()[:8], "log-odds": log_odds_B.tolist()[:8]},
-                allowed="finite, logits strictly ascending, log-odds ascending",
-            )
+        logits_B, log_odds_B = checked_knots("Isotonic", knot_logits_B, knot_log_odds_B)
         self.register_buffer("knot_logits_B", logits_B)
         self.register_buffer("knot_log_odds_B", log_odds_B)
-        # Each piece between two knots as one row to look up; not state, since it follows from that. Of one knot, a
-        # piece without rise.
-        right = slice(1, None) if len(logits_B) > 1 else slice(None)
-        left = slice(len(logits_B[right]))
-        gaps_N = (logits_B[right] - logits_B[left]).clamp(min=torch.finfo(torch.float64).tiny)
-        pieces_N4 = torch.stack([logits_B[left], gaps_N, log_odds_B[left], log_odds_B[right]], 1)
-        self.register_buffer("_pieces_N4", pieces_N4, persistent=False)
-        self.register_buffer("_inner_knots", logits_B[1:-1].clone(), persistent=False)
-        self._first, self._last = logits_B[0].item(), logits_B[-1].item()
+        self._line = PiecewiseLine(logits_B, log_odds_B)
 
     def calibrated_logits(self, logits_C: Tensor, segments_CS: Tensor) -> Tensor:
         """Interpolated between the knots on either side, in float64."""
-        bounded_C = logits_C.double().clamp(self._first, self._last)
-        if self._inner_knots.shape[0]:
-            piece_C = torch.bucketize(bounded_C, self._inner_knots)  # a NaN lies after every knot
-        else:  # the one piece there is; a tracer to ONNX loses the type of what is looked up among none
-            piece_C = torch.zeros_like(bounded_C, dtype=torch.int64)
-        start_C, gap_C, low_C, high_C = self._pieces_N4[piece_C].unbind(1)
-        return torch.lerp(low_C, high_C, (bounded_C - start_C) / gap_C)
+        log_odds_C: Tensor = self._line(logits_C)
+        return log_odds_C
 
 
 def fit_isotonic(logits_C: Tensor, labels_C: Tensor, weights_C: Tensor, segments_CS: Tensor) -> Isotonic:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from typing import Final, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, softplus
 
-from rankwell.calibration.isotonic import Isotonic
+from rankwell.calibration.segment_isotonic import SegmentIsotonic
+from rankwell.calibration.segment_levels import halves_of
 from rankwell.errors import CalibrationError
 
 __all__ = ["IsotonicLayer"]
@@ -32,7 +34,7 @@ class IsotonicLayer(nn.Module):
     once a batch; a logit then takes a look-up and a product, however many buckets there are. It starts as z itself.
 
     It is no `Calibrator`: what it is trained on is train. After training it is dropped, and the calibrator is fitted on
-    logits of held-out rows, as for any other model; or it is looked at through `as_isotonic`.
+    logits of held-out rows, as for any other model; or it is kept through `as_calibrator`.
 
     Args:
         low, high: Finite, in ascending order.
@@ -83,13 +85,20 @@ class IsotonicLayer(nn.Module):
         return (log_odds_C + offset_C).to(logits_C.dtype)
 
     @torch.no_grad()
-    def as_isotonic(self) -> Isotonic:
-        """What the layer has learned, without offsets of segments; level from 100 beyond its buckets on."""
+    def as_calibrator(self) -> SegmentIsotonic:
+        """What the layer has learned, offsets of segments 0 to G - 1 with it; level from 100 beyond its buckets on.
+
+        So a bundle carries it, and its graph holds it. A bundle's calibrator is best fitted on held-out rows, though:
+        see `fit_segment_isotonic` for the same function fitted on those.
+        """
         slopes_B, starts_B, edges_B = self._buckets()
         ends = torch.stack([edges_B[0] - _FAR, edges_B[-1] + self._width + _FAR])
         rises = torch.stack([starts_B[0] - _FAR * slopes_B[0], starts_B[-1] + (self._width + _FAR) * slopes_B[-1]])
         knots_B = torch.cat([ends[:1], edges_B, ends[1:]])
-        return Isotonic(knots_B, torch.cat([rises[:1], starts_B, rises[1:]]))
+        values = torch.from_numpy(halves_of(np.arange(self._num_segments)))
+        return SegmentIsotonic(
+            knots_B, torch.cat([rises[:1], starts_B, rises[1:]]), values, self.offsets_G.detach().double()
+        )
 
     def extra_repr(self) -> str:
         """The buckets and the segments."""
