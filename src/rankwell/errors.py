@@ -16,6 +16,7 @@ The tree::
     ├── BundleError        a bundle is damaged, incomplete, or of an unknown format
     ├── FeatureStoreError  stored features are damaged, of another schema, or cannot be reached
     ├── MonitoringError    panes that cannot be counted, added up or read
+    ├── MitigationError    a mitigation out of its bounds, or a folder that it can't be written to
     └── MissingExtraError  an optional dependency is needed; the message holds the install command
 
     RankwellWarning (UserWarning)
@@ -37,6 +38,7 @@ __all__ = [
     "LogError",
     "MetricError",
     "MissingExtraError",
+    "MitigationError",
     "MonitoringError",
     "PrivacyError",
     "RankwellError",
@@ -136,6 +138,10 @@ class FeatureStoreError(RankwellError):
 
 class MonitoringError(RankwellError):
     """Rows that a pane cannot count, or panes that don't go together."""
+
+
+class MitigationError(RankwellError):
+    """A mitigation that is out of its bounds, or can't be carried out or written down."""
 
 
 class MissingExtraError(RankwellError):

@@ -1,0 +1,1 @@
+"""Readings in, a correction file out: bounded, expiring, and checked."""

@@ -1,0 +1,170 @@
+"""What is seen, and what it says of now: rows that were served under one thing at a time, since the trouble began.
+
+Letters: G segments.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankwell.evaluation.calibration_sums import CalibrationSums
+from rankwell.mitigation.bias_correction import NeededOffsets, ServedSpan, needed_offsets
+from rankwell.mitigation.mitigation_plan import MitigationPlan
+from rankwell.mitigation.mitigation_state import LoopState
+from rankwell.monitoring.reading import Reading
+
+__all__ = ["SURE", "Evidence", "Seen", "is_beyond", "served_spans"]
+
+SURE: Final = 2.0
+"""Standard errors beyond which a verdict is given."""
+
+_MINUTE_US: Final = 60_000_000
+_MOST_NAMED: Final = 5
+
+_Floats = NDArray[np.float64]
+_Booleans = NDArray[np.bool_]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a loop is shown at one time.
+
+    Args:
+        readings: Of the newest window.
+        sums: From a time until another, both whole minutes in UTC microseconds, of requests that were served between:
+            one segment for each of the plan's, of exposed rows and the probabilities as they were served, by the bundle
+            that answers now.
+        settled_us: Labels of requests before it are all known.
+        bundle_id: Of the bundle that answers.
+        previous_bundle_id: Of the one that a fallback would go to.
+        approved, refused: Ids of proposals.
+        other_correction: The id of a correction in force that is not the loop's own.
+        is_stopped: Whether the kill switch is on.
+        squares: Σ p² over the same rows as `sums`, by segment, if somebody counts it: offsets are found sooner where
+            probabilities aren't small. See `rankwell.mitigation.bias_correction.ServedSpan`.
+    """
+
+    readings: Sequence[Reading]
+    sums: Callable[[int, int], CalibrationSums]
+    settled_us: int
+    bundle_id: str
+    previous_bundle_id: str | None = None
+    approved: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
+    other_correction: str | None = None
+    is_stopped: bool = False
+    squares: Callable[[int, int], NDArray[np.float64]] | None = None
+
+
+def served_spans(plan: MitigationPlan, state: LoopState, seen: Seen, from_us: int) -> list[ServedSpan]:
+    """The spans from a time on in which one thing was in force, the present one last; the blend being as it is now.
+
+    A minute in which something changed, or in which servers may not have followed yet, belongs to no span, since panes
+    are counted by the minute.
+
+    >>> from rankwell.mitigation.mitigation_state import InForce
+    >>> asked = []
+    >>> def sums(start_us, end_us):
+    ...     asked.append((start_us // 60_000_000, end_us // 60_000_000))
+    ...     return CalibrationSums.nothing()
+    >>> history = (InForce(from_us=0), InForce(from_us=150_000_000, offsets={3: -0.5}))  # in the midst of minute 2
+    >>> plan = MitigationPlan(action="click", feature="title", segments=(3,))
+    >>> seen = Seen(readings=(), sums=sums, settled_us=300_000_000, bundle_id="b")
+    >>> spans = served_spans(plan, LoopState(history=history), seen, from_us=0)
+    >>> asked, [span.offsets_G.tolist() for span in spans]
+    ([(0, 2), (3, 5)], [[0.0], [-0.5]])
+    """
+    now = state.history[-1]
+    spans = []
+    for entry, following in zip(state.history, [*state.history[1:], None], strict=True):
+        begun_us = 0 if entry.from_us == 0 else entry.from_us + plan.pick_up_us
+        start_us = _ceiled(max(from_us, begun_us))
+        end_us = _floored(seen.settled_us if following is None else min(seen.settled_us, following.from_us))
+        if entry.blend_weight == now.blend_weight and (start_us < end_us or entry is now):
+            offsets_G = np.array([entry.offsets.get(segment, 0.0) for segment in plan.segments])
+            has_rows = start_us < end_us
+            sums = seen.sums(start_us, end_us) if has_rows else CalibrationSums.nothing(len(plan.segments))
+            squares_G = None
+            if seen.squares is not None:
+                squares_G = seen.squares(start_us, end_us) if has_rows else np.zeros(len(plan.segments))
+            spans.append(ServedSpan(offsets_G, sums, squares_G))
+    return spans
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What rows since the onset of an incident say, the oldest of them no older than the plan's memory.
+
+    Args:
+        plan: Of the loop.
+        state: Where it stands.
+        seen: What there is to see.
+    """
+
+    plan: MitigationPlan
+    state: LoopState
+    seen: Seen
+
+    @property
+    def offsets_G(self) -> _Floats:
+        """The offsets in force."""
+        return np.array([self.state.history[-1].offsets.get(segment, 0.0) for segment in self.plan.segments])
+
+    def needed(self) -> NeededOffsets:
+        """What probabilities without any correction lack."""
+        return needed_offsets(served_spans(self.plan, self.state, self.seen, self._from_us))
+
+    def next_offsets(self, needed: NeededOffsets) -> _Floats:
+        """The offsets to apply next; 0 for segments that are barred."""
+        bias, in_force_G = self.plan.bias, self.offsets_G
+        target_G = bias.targets(needed, in_force_G, self.plan.is_in({*self.state.accused}))
+        return bias.stepped(np.where(self.plan.is_in({*self.state.barred}), 0.0, target_G), in_force_G)
+
+    def of_now(self, from_us: int = 0) -> tuple[NeededOffsets, _Floats]:
+        """What probabilities lack as they are served now, and the clicks they promise.
+
+        Args:
+            from_us: No rows from before it; by default all that were served under what is in force.
+        """
+        from_us = max(from_us, self.seen.settled_us - self.plan.memory_us, 0)
+        sums = served_spans(self.plan, self.state, self.seen, from_us)[-1].sums
+        return needed_offsets([ServedSpan(np.zeros(len(self.plan.segments)), sums)]), sums.predicted_G
+
+    def newest_window_us(self) -> int:
+        """Where the newest window of settled rows begins."""
+        return max(_ceiled(self.seen.settled_us - self.plan.window_us), 0)
+
+    def reason(self, needed: NeededOffsets, offsets_G: _Floats) -> str:
+        """Why these offsets, in words."""
+        worst = sorted(np.flatnonzero(offsets_G).tolist(), key=lambda g: -abs(float(needed.z_G[g])))
+        parts = [
+            f"{self.plan.feature} {self.plan.segments[g]}: {math.exp(needed.needed_G[g]):.2f} × the "
+            f"{self.plan.action}s expected (z {needed.z_G[g]:+.1f})"
+            for g in worst[:_MOST_NAMED]
+        ]
+        return ", ".join(parts) + (f" and {len(worst) - _MOST_NAMED} more" if len(worst) > _MOST_NAMED else "")
+
+    @property
+    def _from_us(self) -> int:
+        return max(self.state.onset_us, self.seen.settled_us - self.plan.memory_us, 0)
+
+
+def is_beyond(judged: NeededOffsets, tolerance: float, sure: float = SURE) -> _Booleans:
+    """Whether a segment's ratio is out of the tolerance by more than so many standard errors."""
+    return np.asarray(np.abs(judged.needed_G) > math.log1p(tolerance) + sure * judged.noise_G)
+
+
+def _ceiled(time_us: int) -> int:
+    return -(-time_us // _MINUTE_US) * _MINUTE_US
+
+
+def _floored(time_us: int) -> int:
+    return time_us // _MINUTE_US * _MINUTE_US

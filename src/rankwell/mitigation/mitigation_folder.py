@@ -1,0 +1,265 @@
+"""A mitigation loop at work in a folder that servers follow.
+
+::
+
+    root/corrections.json               what is in force: see `rankwell.serving.correction`
+    root/mitigation/audit.jsonl         one line a decision
+    root/mitigation/state.json          where the loop stands
+    root/mitigation/stop                the kill switch: while it is there, nothing is in force
+    root/mitigation/proposals/ID.json   waits for an empty file ID.approved or ID.refused beside it
+
+The order is: audit line, then what it says, then the state. A loop that is ended in between finds on its return what
+is in force, takes it as it is, and goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final, Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankwell.data.atomic_file import AtomicFile
+from rankwell.errors import MitigationError, RankwellError
+from rankwell.evaluation.calibration_sums import CalibrationSums
+from rankwell.mitigation.audit_log import AuditLog
+from rankwell.mitigation.evidence import Seen
+from rankwell.mitigation.fallback import fall_back
+from rankwell.mitigation.mitigation_loop import OWN, MitigationLoop
+from rankwell.mitigation.mitigation_plan import MitigationPlan
+from rankwell.mitigation.mitigation_state import Decision, InForce, LoopState
+from rankwell.monitoring.reading import Reading
+from rankwell.serving.correction import CORRECTIONS, Correction, read_correction
+from rankwell.serving.rollout import RolloutFolder
+
+__all__ = ["MitigationFolder"]
+
+_FOLDER: Final = "mitigation"
+_STATE: Final = "state.json"
+_STOP: Final = "stop"
+_PROPOSALS: Final = "proposals"
+
+
+@final
+class MitigationFolder:
+    """Looks, decides, writes it down, and carries it out.
+
+    A dry run (`mode="watch"`) writes its audit lines and nothing else.
+
+    Args:
+        root: Of the `RolloutFolder` that the servers follow.
+        plan: What may be done.
+        now_us: UTC microseconds, by the clock that the servers go by.
+        say: Told what was found damaged.
+
+    Raises:
+        MitigationError: Another loop is at work in the folder, or it can't be written to.
+
+    The state is read when it is made; use it in a ``with`` block, or call `close`.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        plan: MitigationPlan,
+        *,
+        now_us: Callable[[], int],
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.root, self._plan, self._loop = Path(root), plan, MitigationLoop(plan)
+        self._rollout, self._own = RolloutFolder(root), Path(root) / _FOLDER
+        self._now_us, self._say = now_us, say
+        self._is_dry = plan.mode == "watch"
+        self._lock = None if self._is_dry else self._locked()
+        self.audit = AuditLog(self._own / "audit.jsonl")
+        self._state = self._read_state()
+        self._was_interrupted = not self._is_dry and self.audit.last_sequence() > self._state.sequence
+
+    @property
+    def state(self) -> LoopState:
+        """Where the loop stands."""
+        return self._state
+
+    @property
+    def stop_file(self) -> Path:
+        """The kill switch: touch it to take back what is in force, delete it to go on."""
+        return self._own / _STOP
+
+    def look(
+        self,
+        readings: Sequence[Reading],
+        sums: Callable[[int, int], CalibrationSums],
+        *,
+        settled_us: int,
+        squares: Callable[[int, int], NDArray[np.float64]] | None = None,
+    ) -> tuple[Decision, ...]:
+        """One round, to be called after each window.
+
+        Args:
+            readings: Of the newest window.
+            sums, squares: See `rankwell.mitigation.evidence.Seen`.
+            settled_us: Labels of requests before it are all known.
+
+        Returns:
+            What was decided; "page" and "fail" are for people.
+
+        Raises:
+            MitigationError: The folder can't be written to: nothing was carried out that isn't in the audit log.
+            BundleError: Nothing is deployed in the folder.
+        """
+        now_us, rollout = self._now_us(), self._rollout.read()
+        own, other = self._correction(now_us)
+        before = self._state
+        decisions: list[Decision] = []
+        if not self._is_dry:
+            found, first = self._loop.found(self._state, own, now_us, was_interrupted=self._was_interrupted)
+            self._was_interrupted = False
+            self._carry_out(found, first, now_us)
+            decisions += first
+        proposals = self._own / _PROPOSALS
+        seen = Seen(
+            readings=readings,
+            sums=sums,
+            settled_us=settled_us,
+            bundle_id=rollout.current,
+            previous_bundle_id=rollout.previous,
+            approved=frozenset(path.stem for path in proposals.glob("*.approved")),
+            refused=frozenset(path.stem for path in proposals.glob("*.refused")),
+            other_correction=other,
+            is_stopped=self.stop_file.exists(),
+            squares=squares,
+        )
+        state, more = self._loop.after(self._state, seen, now_us)
+        decisions += self._carry_out(state, more, now_us)
+        if self._state != before and not self._is_dry:
+            self._write(self._own / _STATE, self._state.to_json())
+        return tuple(decisions)
+
+    def close(self) -> None:
+        """Let another loop have the folder; what is in force stays until it ends."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- what is carried out
+
+    def _carry_out(self, state: LoopState, decisions: Sequence[Decision], now_us: int) -> tuple[Decision, ...]:
+        done: list[Decision] = []
+        for decision in decisions:
+            self.audit.append(decision)
+            done.append(decision)
+            try:
+                if not self._is_dry:
+                    self._do(decision)
+            except RankwellError as error:
+                state, failures = self._loop.failed(state, f"{decision.kind}: {error}", now_us)
+                for failure in failures:
+                    self.audit.append(failure)
+                done += failures
+                break
+        self._state = state
+        return tuple(done)
+
+    def _do(self, decision: Decision) -> None:
+        match decision.kind:
+            case "apply" | "adjust" | "renew":
+                assert decision.correction is not None
+                self._write(self.root / CORRECTIONS, decision.correction.to_json())
+                self._forget_proposal(decision.correction)
+            case "revert" | "end" | "expire" | "stop":
+                own, _ = self._correction(decision.now_us, only_in_force=False)
+                if own is not None:
+                    (self.root / CORRECTIONS).unlink(missing_ok=True)
+            case "propose":
+                assert decision.correction is not None
+                self._write(self._own / _PROPOSALS / f"{decision.correction.id}.json", decision.correction.to_json())
+            case "withdraw":
+                assert decision.correction is not None
+                self._forget_proposal(decision.correction)
+            case "fall_back":
+                assert decision.bundles is not None
+                fall_back(self._rollout, from_bundle=decision.bundles[0], to_bundle=decision.bundles[1])
+
+    def _forget_proposal(self, correction: Correction) -> None:
+        for ending in (".json", ".approved", ".refused"):
+            (self._own / _PROPOSALS / f"{correction.id}{ending}").unlink(missing_ok=True)
+
+    # --- files
+
+    def _correction(self, now_us: int, *, only_in_force: bool = True) -> tuple[Correction | None, str | None]:
+        """The loop's own correction in the folder, and the id of another's that is in force."""
+        path = self.root / CORRECTIONS
+        if not path.exists():
+            return None, None
+        try:
+            correction = read_correction(path)
+        except RankwellError as error:
+            self._put_aside(path, now_us, str(error))
+            return None, None
+        if correction.id.startswith(OWN):
+            return correction, None
+        is_over = only_in_force and now_us >= correction.expires_us
+        return None, None if is_over else correction.id
+
+    def _read_state(self) -> LoopState:
+        path = self._own / _STATE
+        if self._is_dry or not path.exists():
+            return LoopState()
+        try:
+            return LoopState.from_json(path.read_bytes())
+        except (OSError, RankwellError) as error:
+            now_us = self._now_us()
+            self._put_aside(path, now_us, str(error))
+            return LoopState(
+                sequence=self.audit.last_sequence(), history=(InForce(from_us=now_us),), onset_us=now_us
+            )  # what was in force before is not known
+
+    def _put_aside(self, path: Path, now_us: int, why: str) -> None:
+        if self._is_dry:
+            self._say(f"{path} is damaged: {why}")
+            return
+        aside = path.with_name(f"{path.name}.damaged-{now_us}")
+        with suppress(OSError):
+            path.replace(aside)
+        self._say(f"{path} was damaged, and is now {aside.name}: {why}")
+
+    def _write(self, path: Path, text: str) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with AtomicFile(path) as file:
+                file.write(text.encode() + b"\n")
+        except OSError as error:
+            raise MitigationError(
+                f"{path} can't be written", found=error.strerror, do="make room on the disk; what is in force ends"
+            ) from error
+
+    def _locked(self) -> IO[bytes]:
+        import fcntl  # not everywhere, and only who works in a folder needs it
+
+        try:
+            self._own.mkdir(parents=True, exist_ok=True)
+            lock = (self._own / "lock").open("ab")
+        except OSError as error:
+            raise MitigationError(
+                f"the folder {self._own} can't be written to", found=error.strerror, do="choose another one"
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise MitigationError(
+                f"another loop is at work in {self._own}", do="end it first: two would undo each other's work"
+            ) from None
+        return lock

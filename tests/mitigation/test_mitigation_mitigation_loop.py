@@ -1,0 +1,36 @@
+"""Letters: G segments."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from served_world import PLAN, SEGMENTS, World, pointer
+
+from rankwell.mitigation.mitigation_folder import MitigationFolder
+
+HURT = SEGMENTS.index(3)
+
+
+def test_a_hurt_segment_is_calibrated_within_two_windows_and_left_alone_when_the_world_returns(tmp_path: Path) -> None:
+    pointer(tmp_path)
+    world = World(tmp_path, error=lambda minute: {3: math.log(3.0)} if 120 <= minute < 360 else {}, clicks=600.0)
+    with MitigationFolder(tmp_path, PLAN, now_us=lambda: world.now_us) as folder:
+        decisions = world.run(540, folder)
+    detected = next(d for d in decisions if d.kind == "detect")
+    assert detected.now_us == world.now_us - (540 - 150) * 60_000_000  # the first window whose labels are in
+    assert world.true_ratio(135, 150)[HURT] > 2.5
+    assert (np.abs(world.true_ratio(165, 360)[HURT] - 1) < 0.05).all()
+    healthy = np.delete(world.true_ratio(0, 540), HURT)
+    assert np.abs(healthy - 1).max() < 1e-9  # their bits are as they were
+    assert "end" in [d.kind for d in decisions]
+    assert abs(world.true_ratio(435, 540)[HURT] - 1) < 1e-9
+
+
+def test_nothing_is_done_where_nothing_is_wrong(tmp_path: Path) -> None:
+    pointer(tmp_path)
+    world = World(tmp_path, error=lambda _: {}, clicks=200.0, seed=3)
+    with MitigationFolder(tmp_path, PLAN, now_us=lambda: world.now_us) as folder:
+        assert world.run(24 * 60, folder) == []
+    assert not (tmp_path / "corrections.json").exists()
