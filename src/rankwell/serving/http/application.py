@@ -59,7 +59,7 @@ def application(state: ServerState) -> Litestar:
         RefusalError: refused, RankwellError: of_ours, HTTPException: of_http, Exception: unforeseen
     }  # fmt: skip
 
-    def last_one(response: Response[Any]) -> Response[Any]:
+    async def last_one(response: Response[Any]) -> Response[Any]:  # one that isn't async is run in another thread
         if state.is_draining:
             response.headers["connection"] = "close"
         return response
