@@ -29,7 +29,7 @@ class Reading:
         num_reference_rows: Of what it was compared with; of a calibration 0, since the predictions are its reference.
         window_start_us: UTC microseconds; the window is [start, end).
         window_end_us: UTC microseconds.
-        is_alarm: Whether the alarm stands.
+        is_alarm: Whether the value is above the limit, and what else the statistic asks for an alarm.
 
     >>> reading = Reading(
     ...     name="psi", column="years", segment=-4, value=0.31, unit="nats", limit=0.12, p_value=1e-9,
