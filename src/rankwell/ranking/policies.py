@@ -79,25 +79,28 @@ def greedy(
     """
     if length < 1:
         raise RequestError("a ranked list cannot have this length", found=length, allowed="1 or more")
-    num_nan = int((utilities_K.isnan() | logits_K.isnan()).sum())
-    if num_nan:
+    ids_K, utilities, logits = item_ids_K.numpy(), utilities_K.numpy(), logits_K.numpy()
+    are_nan_K = np.isnan(utilities) | np.isnan(logits)
+    if are_nan_K.any():
         raise RequestError(
-            f"{num_nan} of {len(item_ids_K)} candidates have no number to be ranked by",
+            f"{int(are_nan_K.sum())} of {len(ids_K)} candidates have no number to be ranked by",
             found="a NaN utility or logit",
             allowed="finite or infinite numbers",
             do="look for a feature of the request that is not finite, or for weights of the model that are not",
         )
-    sorted_ids_K = item_ids_K.sort().values
+    sorted_ids_K = np.sort(ids_K)
     repeated_K = sorted_ids_K[1:] == sorted_ids_K[:-1]
-    if bool(repeated_K.any()):
+    if repeated_K.any():
         raise RequestError(
             "items stand twice among the candidates",
             found=sorted(set(sorted_ids_K[1:][repeated_K].tolist())),
             allowed="each item once",
             do="drop the repeated candidates before ranking",
         )
-    # lexsort's last key is the first to count
-    order_K = np.lexsort((item_ids_K.numpy(), -logits_K.numpy(), -utilities_K.numpy()))
+    order_K = np.argsort(-utilities)
+    ordered_K = utilities[order_K]
+    if (ordered_K[1:] == ordered_K[:-1]).any():  # only ties need three keys; lexsort's last is the first to count
+        order_K = np.lexsort((ids_K, -logits, -utilities))
     best = torch.from_numpy(order_K[:length])
     return RankedList(
         item_ids=item_ids_K[best],
