@@ -68,10 +68,17 @@ class Arrivals:
             )  # fmt: skip
         self._remembered_us, self._ahead_us = round(remembered_s * _US), round(ahead_s * _US)
         self._ids, self._times_us = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        self._last_now_us: int | None = None
+        self._last_began_us: int | None = None
         self.report = ArrivalsReport()
 
-    def new(self, request_ids_R: NDArray[np.int64], times_us_R: NDArray[np.int64], *, now_us: int) -> NDArray[np.bool_]:
+    def new(
+        self,
+        request_ids_R: NDArray[np.int64],
+        times_us_R: NDArray[np.int64],
+        *,
+        now_us: int,
+        since_us: int | None = None,
+    ) -> NDArray[np.bool_]:
         """Whether each request is to be counted; from now on it has been.
 
         Args:
@@ -79,6 +86,8 @@ class Arrivals:
             times_us_R: int64, when they were made, by the clock of who served them.
             now_us: UTC microseconds. One call whose clock is ahead forgets nothing; after two of them, what they made
                 old may be counted again.
+            since_us: When those that come now began to come: a reader that was away finds what came meanwhile, which is
+                late only if it was late then. By default now.
 
         Raises:
             MonitoringError: The two are not of one length.
@@ -87,7 +96,8 @@ class Arrivals:
             raise MonitoringError(
                 "each request has one time", found=[request_ids_R.shape, times_us_R.shape], allowed="one length"
             )
-        oldest_us = now_us - self._remembered_us
+        began_us = now_us if since_us is None else min(now_us, since_us)
+        oldest_us = began_us - self._remembered_us
         is_ahead_R = times_us_R > now_us + self._ahead_us
         is_late_R = times_us_R < oldest_us
         is_in_time_R = ~is_ahead_R & ~is_late_R
@@ -97,9 +107,9 @@ class Arrivals:
         is_new_R[rows_in_time[firsts]] = True
         is_new_R &= ~np.isin(request_ids_R, self._ids)
         # Forgotten when it is old by two clocks one after the other: one that jumps ahead and back forgets nothing.
-        last_now_us = now_us if self._last_now_us is None else self._last_now_us
-        self._last_now_us = now_us
-        is_kept = self._times_us >= min(now_us, last_now_us) - self._remembered_us
+        last_began_us = began_us if self._last_began_us is None else self._last_began_us
+        self._last_began_us = began_us
+        is_kept = self._times_us >= min(began_us, last_began_us) - self._remembered_us
         self._ids = np.concatenate([self._ids[is_kept], request_ids_R[is_new_R]])
         self._times_us = np.concatenate([self._times_us[is_kept], times_us_R[is_new_R]])
         num_counted, num_in_time = int(is_new_R.sum()), int(is_in_time_R.sum())

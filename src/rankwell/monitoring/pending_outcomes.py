@@ -1,0 +1,166 @@
+"""Requests that wait for their labels, and the actions that came so far."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Self, final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rankwell.data.arrow_values import as_times_us, whole_array
+from rankwell.data.attribution import attribute
+from rankwell.data.check import Where
+from rankwell.data.layout import LogLayout
+from rankwell.data.served_columns import served_probability
+from rankwell.errors import MonitoringError
+from rankwell.monitoring.flat_rows import FlatRows
+from rankwell.monitoring.outcome_pane import OutcomePane
+from rankwell.monitoring.pane_layout import CategoricalBins
+from rankwell.schema import Schema
+
+__all__ = ["PendingOutcomes"]
+
+_PRICE: Final = "served_price_micros"
+_US: Final = 1e6
+
+
+@final
+class PendingOutcomes:
+    """Counts what became of a request once: when the window of its action has closed, and late actions have come.
+
+    A click counts as soon as it is there, and its absence only when the window has closed: who counted what is known
+    at any moment would see too many clicks. So a request waits, whole, and is then counted for good.
+
+    Args:
+        schema: The log's; it says the time, the item, the position and the propensity.
+        action: Of the schema, with a window.
+        segments: The column by whose values outcomes are told apart; None: all are `ALL_ROWS`.
+        late_s: How long after its window's end an action may arrive.
+
+    Raises:
+        MonitoringError: The action has no window, or the schema does not say what was shown.
+    """
+
+    def __init__(self, schema: Schema, action: str, segments: CategoricalBins | None, *, late_s: float = 0.0) -> None:
+        declared = schema.actions[schema.action_index(action)]
+        layout = LogLayout.of(schema, "requests")
+        columns = {
+            "request_id": layout.of_role("request_id"),
+            "time": layout.of_role("time"),
+            "item": next((c for c in layout.columns if schema.item is not None and c.name == _item(schema)), None),
+            "position": layout.of_role("position"),
+            "propensity": layout.of_role("propensity"),
+        }
+        lacking = [role for role, column in columns.items() if column is None]
+        if declared.window_s is None or lacking or not late_s >= 0:
+            raise MonitoringError(
+                f"outcomes of {action!r} cannot be watched",
+                found=f"window_s={declared.window_s}, late_s={late_s}, no column for {lacking}",
+                allowed="an action with a window, late_s ≥ 0, and columns for all of those",
+                do="declare them in the schema",
+            )
+        self.action, self.segments = action, segments
+        # Actions name their requests, so no member is kept.
+        self._schema = schema.model_copy(update={"actions": (declared,), "member_id": None})
+        self._waits_us = round((declared.window_s + late_s) * _US)
+        names = {role: column.name for role, column in columns.items() if column is not None}
+        self._time, self._request = columns["time"], names["request_id"]
+        self._position, self._propensity = names["position"], names["propensity"]
+        self._kept = [*names.values(), served_probability(action), _PRICE]
+        self._kept += [segments.name] if segments is not None else []
+        self._requests: Any = None
+        self._actions: Any = None
+        self.num_late = 0
+        """Requests that came after their labels were due: they are not counted."""
+
+    @property
+    def num_pending(self) -> int:
+        """Requests that wait."""
+        return 0 if self._requests is None else len(self._requests)
+
+    def add(self, served: Any) -> None:
+        """Requests, as the log of served requests gives them; each must come once (`Arrivals`)."""
+        self._requests = _joined(self._requests, served.select(list(dict.fromkeys(self._kept))))
+
+    def add_actions(self, actions: Any) -> None:
+        """Actions, as `rankwell.data.actions` has them, in any order, before their requests or after, and repeated."""
+        of_kind = actions.filter(pc.equal(actions["action"], self.action))
+        self._actions = _joined(self._actions, of_kind)
+
+    def settled(self, *, now_us: int, from_us: int = 0) -> OutcomePane:
+        """What became of the requests that need not wait any longer; they are forgotten.
+
+        Args:
+            now_us: UTC microseconds. A clock that jumps back settles nothing; one that jumps ahead settles too early.
+            from_us: What is older came after `settled` had passed it, its actions being forgotten: it is left out, and
+                counted in `num_late`.
+        """
+        pane = OutcomePane.nothing(self.action)
+        due_us = self.due_us(now_us)
+        if self._requests is not None and len(self._requests):
+            times_us_R = self._times_us(self._requests)
+            is_late_R, is_due_R = times_us_R < from_us, times_us_R < due_us
+            self.num_late += int(is_late_R.sum())
+            closed = self._requests.filter(pa.array(is_due_R & ~is_late_R))
+            self._requests = self._requests.filter(pa.array(~is_due_R & ~is_late_R))
+            if len(closed):
+                pane = self._counted(closed, now_us)
+        if self._actions is not None:
+            self._actions = self._actions.filter(pc.greater_equal(self._actions["time_us"], due_us))
+        return pane
+
+    def due_us(self, now_us: int) -> int:
+        """Requests before it need not wait any longer."""
+        return now_us - self._waits_us
+
+    def tables(self) -> tuple[Any, Any]:
+        """Requests and actions that are kept, for a checkpoint; None where none ever came."""
+        return self._requests, self._actions
+
+    def with_tables(self, requests: Any, actions: Any) -> Self:
+        """As it was when `tables` gave these."""
+        self._requests, self._actions = requests, actions
+        return self
+
+    def _times_us(self, requests: Any) -> Any:
+        assert self._time is not None
+        return as_times_us(whole_array(requests, self._time), Where(self._time.name, "the table", 0))
+
+    def _counted(self, requests: Any, now_us: int) -> OutcomePane:
+        actions = self._actions if self._actions is not None else _no_actions()
+        labelled, _ = attribute(requests, actions, self._schema, now_us=now_us)
+        names = [self._request, self._propensity, self._position, served_probability(self.action), _PRICE, self.action]
+        names += [self.segments.name] if self.segments is not None else []
+        rows = FlatRows.of_table(labelled, self._schema, names, rows="shown")
+        labels_C = rows.columns[self.action]
+        rows = rows.kept(np.isfinite(labels_C) & (labels_C >= 0))
+        return OutcomePane.of(
+            self.action,
+            times_us_C=rows.times_us_C,
+            request_C=rows.columns[self._request],
+            segment_C=rows.segments(self.segments),
+            probabilities_C=rows.columns[served_probability(self.action)],
+            labels_C=rows.columns[self.action] > 0,
+            propensity_C=rows.columns[self._propensity],
+            price_micros_C=rows.columns[_PRICE],
+        )
+
+
+def _item(schema: Schema) -> str:
+    feature = schema.feature(str(schema.item))
+    return getattr(feature, "column", None) or feature.name
+
+
+def _joined(before: Any, more: Any) -> Any:
+    more = more.replace_schema_metadata(None)
+    return more if before is None else pa.concat_tables([before, more], promote_options="default").combine_chunks()
+
+
+def _no_actions() -> Any:
+    return pa.table(
+        {
+            "request_id": pa.array([], pa.int64()), "item_id": pa.array([], pa.int64()),
+            "action": pa.array([], pa.string()), "time_us": pa.array([], pa.int64()),
+        }
+    )  # fmt: skip

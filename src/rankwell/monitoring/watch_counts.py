@@ -1,0 +1,148 @@
+"""All that watching keeps: panes, outcomes, what waits for labels, and how far the log was read, in one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final, Self, final
+
+import pyarrow as pa
+
+from rankwell.data.atomic_file import AtomicFile
+from rankwell.errors import MonitoringError
+from rankwell.monitoring.arrivals import Arrivals
+from rankwell.monitoring.flat_rows import FlatRows
+from rankwell.monitoring.outcome_pane import OutcomePane, outcomes_from_table, outcomes_table
+from rankwell.monitoring.pane import MINUTE_US, Pane
+from rankwell.monitoring.pane_file import pane_from_table, pane_table
+from rankwell.monitoring.pane_layout import PaneLayout
+from rankwell.monitoring.pending_outcomes import PendingOutcomes
+from rankwell.schema import Schema
+
+__all__ = ["WatchCounts"]
+
+_VERSION: Final = "1"
+_HEAD: Final = pa.schema({"log": pa.string(), "position": pa.string()})
+_US: Final = 1e6
+
+
+@final
+class WatchCounts:
+    """Counts served requests and their actions as they come, and forgets what is older than `keep_s`.
+
+    `write` puts down counts and the reader's positions in one step, and `read` begins there again: whenever the process
+    is killed, each request is in the panes once.
+
+    Args:
+        schema: The log's.
+        layout: What to count of the candidates that were shown: features, logits, probabilities.
+        action: Whose outcomes are counted, by the layout's segments.
+        keep_s: How long panes are kept.
+        late_s: How late requests and actions may come.
+        ahead_s: By how much a server's clock may go before ours.
+
+    Raises:
+        MonitoringError: The schema does not say what is needed.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        layout: PaneLayout,
+        action: str,
+        *,
+        keep_s: float = 8 * 86_400.0,
+        late_s: float = 120.0,
+        ahead_s: float = 60.0,
+    ) -> None:
+        self.pane, self.outcomes = Pane.nothing(layout), OutcomePane.nothing(action)
+        self.positions: dict[str, str] = {}
+        """How far each log was read, as its reader writes it down."""
+        self.settled_us = 0
+        """Outcomes of requests before it are all counted."""
+        self.pending = PendingOutcomes(schema, action, layout.segments, late_s=late_s)
+        self.arrivals = Arrivals(remembered_s=late_s, ahead_s=ahead_s)
+        self._stepped_us = 0
+        self._schema, self._keep_us = schema, round(keep_s * _US)
+        self._names = [*(column.name for column in layout.columns)]
+        self._names += [layout.segments.name] if layout.segments is not None else []
+
+    def see(self, served: Any, *, now_us: int) -> None:
+        """Count requests.
+
+        Args:
+            served: Rows of the log, with the served columns.
+            now_us: UTC microseconds. What is ahead of it, what has come before, and what was older than `late_s` when
+                `settle` was called last is not counted: `arrivals.report` says how many.
+        """
+        request_id, time = self._schema.request_id, self._schema.time
+        ids_R, times_us_R = (served[name].combine_chunks().cast(pa.int64()).to_numpy() for name in (request_id, time))
+        is_new_R = self.arrivals.new(ids_R, times_us_R, now_us=now_us, since_us=self._stepped_us)
+        served = served.filter(pa.array(is_new_R))
+        if len(served):
+            rows = FlatRows.of_table(served, self._schema, self._names, rows="shown")
+            self.pane = self.pane + Pane.of(self.pane.layout, rows)
+            self.pending.add(served)
+
+    def see_actions(self, actions: Any) -> None:
+        """Count actions, when their requests are due."""
+        self.pending.add_actions(actions)
+
+    def settle(self, *, now_us: int) -> None:
+        """Count the outcomes that are due, and forget what is too old."""
+        self.outcomes = self.outcomes + self.pending.settled(now_us=now_us, from_us=self.settled_us)
+        self.settled_us = max(self.settled_us, self.pending.due_us(now_us))
+        self._stepped_us = now_us
+        oldest_us = (now_us - self._keep_us) // MINUTE_US * MINUTE_US
+        until_us = 2**62 // MINUTE_US * MINUTE_US
+        self.pane = self.pane.between(oldest_us, until_us)
+        self.outcomes = self.outcomes.between(oldest_us, until_us)
+
+    def write(self, path: str | Path) -> None:
+        """Put all down; the file is whole or as it was.
+
+        Raises:
+            OSError: The disk does not take it.
+        """
+        requests, actions = (pa.table({}) if table is None else table for table in self.pending.tables())
+        names = list(self.positions)
+        head = pa.table({"log": names, "position": list(self.positions.values())}, _HEAD)
+        times = {b"settled_us": str(self.settled_us), b"stepped_us": str(self._stepped_us)}
+        head = head.replace_schema_metadata({b"rankwell.watch_version": _VERSION, **times})
+        with AtomicFile(path) as file:
+            for table in (head, pane_table(self.pane), outcomes_table(self.outcomes), requests, actions):
+                with pa.ipc.new_stream(file, table.schema) as writer:
+                    writer.write_table(table)
+
+    def read(self, path: str | Path) -> Self:
+        """Begin again where `write` left off.
+
+        Raises:
+            MonitoringError: The file is damaged, or of another format, layout or action.
+            OSError: It cannot be read.
+        """
+        data = pa.BufferReader(Path(path).read_bytes())
+        try:
+            tables = [pa.ipc.open_stream(data).read_all() for _ in range(5)]
+            head, pane, outcomes, requests, actions = tables
+            metadata = head.schema.metadata or {}
+            version = metadata.get(b"rankwell.watch_version", b"none").decode(errors="replace")
+            if version != _VERSION:
+                raise ValueError(f"version {version}")
+            settled_us, stepped_us = int(metadata[b"settled_us"]), int(metadata[b"stepped_us"])
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise _no_checkpoint(path, str(error)) from error
+        read_pane, read_outcomes = pane_from_table(pane, file=str(path)), outcomes_from_table(outcomes, file=str(path))
+        if read_pane.layout != self.pane.layout or read_outcomes.action != self.outcomes.action:
+            raise _no_checkpoint(path, "counts of another layout or action")
+        self.pane, self.outcomes = read_pane, read_outcomes
+        self.settled_us, self._stepped_us = settled_us, stepped_us
+        self.positions = dict(zip(head["log"].to_pylist(), head["position"].to_pylist(), strict=True))
+        self.pending.with_tables(*(table if table.num_columns else None for table in (requests, actions)))
+        return self
+
+
+def _no_checkpoint(path: str | Path, found: str) -> MonitoringError:
+    return MonitoringError(
+        f"{str(path)!r} is no checkpoint of this watch", found=found, allowed="what it wrote before",
+        do="move it away, and watching begins with the oldest segments of the log that are there",
+    )  # fmt: skip
