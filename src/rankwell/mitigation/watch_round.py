@@ -1,0 +1,117 @@
+"""One round of the loop: count what came, read the window, mitigate, and say what was found.
+
+Letters: G segments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, final
+
+from rankwell.errors import MonitoringError
+from rankwell.evaluation.calibration_sums import CalibrationSums
+from rankwell.mitigation.folder_watch import FolderWatch
+from rankwell.mitigation.mitigation_folder import MitigationFolder
+from rankwell.mitigation.mitigation_state import Decision
+from rankwell.monitoring.alarm_runs import AlarmRun, AlarmRuns
+from rankwell.monitoring.calibration_watch import CalibrationWatch
+from rankwell.monitoring.drift_watch import DriftWatch
+from rankwell.monitoring.outcome_pane import OutcomePane
+from rankwell.monitoring.pane import MINUTE_US
+from rankwell.monitoring.pane_layout import ALL_ROWS
+from rankwell.monitoring.reading import Reading
+from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
+
+__all__ = ["RoundReport", "WatchRound"]
+
+_VIEWS: Final[tuple[Literal["served", "scored"], ...]] = ("served", "scored")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """What a round found.
+
+    Args:
+        window_end_us: Until when rows were looked at, UTC microseconds.
+        num_rows: Of the log that came, requests and actions.
+        readings: All of this round: drift of the newest window, calibration of the newest whose labels are known.
+        new_alarms: That began with it.
+        decisions: Of the mitigation loop.
+        spend_micros: Charged in the last quarter-hour whose labels are known, by segment.
+    """
+
+    window_end_us: int
+    num_rows: int
+    readings: tuple[Reading, ...]
+    new_alarms: tuple[AlarmRun, ...]
+    decisions: tuple[Decision, ...]
+    spend_micros: dict[int, int]
+
+
+@final
+class WatchRound:
+    """Watches a folder of served requests, and corrects what it finds, quarter-hour by quarter-hour.
+
+    Drift of features, logits and probabilities needs no labels, and is read of the quarter-hour that has just ended.
+    Calibration is read of the newest quarter-hours whose attribution windows have closed.
+
+    Args:
+        watch: That counts.
+        drift: Limits of drift, of the layout that is counted.
+        calibration: Limits of calibration.
+        mitigation: What acts on readings; None: nothing does.
+    """
+
+    def __init__(
+        self,
+        watch: FolderWatch,
+        drift: DriftWatch,
+        calibration: CalibrationWatch,
+        mitigation: MitigationFolder | None = None,
+    ) -> None:
+        if drift.layout != watch.counts.pane.layout:
+            raise MonitoringError("drift is watched of another layout", do="count with the layout that is watched")
+        self._watch, self._drift, self._calibration, self._mitigation = watch, drift, calibration, mitigation
+        bins = drift.layout.segments
+        self.segments: tuple[int, ...] = (ALL_ROWS,) if bins is None else bins.top
+        self.alarms = AlarmRuns()
+
+    def after(self, *, now_us: int) -> RoundReport:
+        """Count, read and mitigate: to be called soon after each quarter-hour.
+
+        Args:
+            now_us: UTC microseconds; the window ends with the last whole quarter-hour before it.
+
+        Raises:
+            LogError, MitigationError, BundleError: See `FolderWatch.step` and `MitigationFolder.look`.
+        """
+        num_rows = self._watch.step(now_us=now_us)
+        counts = self._watch.counts
+        end_us = now_us // TICK_US * TICK_US
+        readings = self._drift.readings(counts.pane.between(0, end_us), end_us, num_standing=len(self.alarms.standing))
+        settled_us = counts.settled_us // TICK_US * TICK_US
+        readings += self._calibration_readings(counts.outcomes, settled_us)
+        self.alarms, new = self.alarms.after(readings, now_us=now_us)
+        decisions: tuple[Decision, ...] = ()
+        if self._mitigation is not None:
+            decisions = self._mitigation.look(
+                readings, self.sums, settled_us=counts.settled_us // MINUTE_US * MINUTE_US
+            )
+        last = counts.outcomes.between(settled_us - TICK_US, settled_us)
+        spend = dict(zip(self.segments, last.spend_micros(self.segments).tolist(), strict=True))
+        return RoundReport(end_us, num_rows, tuple(readings), new, decisions, spend)
+
+    def sums(self, from_us: int, until_us: int) -> CalibrationSums:
+        """What was promised and observed of the requests of a time, by segment, as it was served."""
+        return self._watch.counts.outcomes.between(from_us, until_us).sums("served", self.segments)
+
+    def _calibration_readings(self, outcomes: OutcomePane, settled_us: int) -> list[Reading]:
+        ticks = range(settled_us - TICKS_PER_DAY * TICK_US, settled_us, TICK_US)
+        readings: list[Reading] = []
+        for view in _VIEWS:
+            sums_T = [outcomes.between(tick_us, tick_us + TICK_US).sums(view, self.segments) for tick_us in ticks]
+            readings += self._calibration.readings(
+                sums_T, action=outcomes.action, view=view, segments=self.segments, now_us=settled_us
+            )
+        return readings
