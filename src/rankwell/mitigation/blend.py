@@ -85,4 +85,4 @@ class BlendWeight:
 
     def num_steps_back(self, weight: float) -> int:
         """After so many windows without a signal nothing is mixed in, whatever was before."""
-        return math.ceil((weight - _ROUNDING) / self.step)
+        return max(math.ceil((weight - _ROUNDING) / self.step), int(weight > 0))

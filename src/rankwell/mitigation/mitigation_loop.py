@@ -16,9 +16,9 @@ from typing import Any, Final, final
 import numpy as np
 from numpy.typing import NDArray
 
-from rankwell.mitigation.bias_correction import NeededOffsets
+from rankwell.mitigation.bias_correction import NeededOffsets, needed_offsets
 from rankwell.mitigation.blend import drift_intensity
-from rankwell.mitigation.evidence import SURE, Evidence, Seen, is_beyond
+from rankwell.mitigation.evidence import SURE, Evidence, Seen, is_beyond, served_spans
 from rankwell.mitigation.mitigation_plan import MitigationPlan
 from rankwell.mitigation.mitigation_state import Decision, DecisionKind, InForce, LoopState
 from rankwell.serving.correction import Blend, Correction
@@ -235,9 +235,10 @@ class MitigationLoop:
         """Forget what was before the newest window, if that shows another world than the offsets were made for."""
         evidence = Evidence(self.plan, state, seen)
         start_us = evidence.newest_window_us()
-        newest, _ = evidence.of_now(start_us)
+        newest = needed_offsets(served_spans(self.plan, state, seen, start_us))
+        lacking_G = np.abs(newest.needed_G - evidence.offsets_G)
         looked_at_G = is_on_G | self.plan.is_in({*state.accused})
-        is_other_G = looked_at_G & is_beyond(newest, self.plan.tolerance) & (np.abs(newest.z_G) > SURE + 1)
+        is_other_G = looked_at_G & (lacking_G > math.log1p(self.plan.tolerance) + (SURE + 1) * newest.noise_G)
         if (is_other_G | does_harm_G).any():
             return _with(state, onset_us=max(state.onset_us, start_us))
         return state
