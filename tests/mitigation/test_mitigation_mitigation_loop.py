@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from served_world import PLAN, SEGMENTS, World, pointer
 
 from rankwell.mitigation.mitigation_folder import MitigationFolder
@@ -34,3 +36,27 @@ def test_nothing_is_done_where_nothing_is_wrong(tmp_path: Path) -> None:
     with MitigationFolder(tmp_path, PLAN, now_us=lambda: world.now_us) as folder:
         assert world.run(24 * 60, folder) == []
     assert not (tmp_path / "corrections.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("clicks", "least"), [(50, 0.3), (100, 0.3), (200, 0.5), (400, 0.8), (800, 0.8), (1600, 0.9)])
+def test_how_often_so_much_traffic_brings_a_segment_within_5_percent_in_the_second_window(
+    tmp_path: Path, record_property: Callable[[str, object], None], clicks: float, least: float
+) -> None:
+    errors, moved = [], 0.0
+    for seed in range(20):
+        (root := tmp_path / str(seed)).mkdir()
+        pointer(root)
+        world = World(root, lambda minute: {3: math.log(3.0)} if 120 <= minute < 360 else {}, clicks, seed=seed)
+        with MitigationFolder(root, PLAN, now_us=lambda world=world: world.now_us) as folder:
+            decisions = world.run(480, folder)
+        applied = next(d for d in decisions if d.kind == "apply").now_us
+        second = 480 - (world.now_us - applied) // 60_000_000 + 15
+        errors.append(world.true_ratio(second, second + 15)[HURT] - 1)
+        moved = max(moved, float(np.abs(np.delete(world.true_ratio(0, 480), HURT) - 1).max()))
+        assert not world.offsets().any()
+    share = float((np.abs(errors) < 0.05).mean())
+    record_property("share within 5 %", share)
+    record_property("largest move of a healthy segment", moved)
+    assert share >= least
+    assert moved < 0.02
