@@ -61,6 +61,8 @@ def test_sums_are_those_of_plain_loops(view: Any) -> None:
         assert found.num_requests_G[g] == len(pairs)
     paid = [np.nansum(rows["price_micros_C"][rows["segment_C"] == segment]) for segment in segments]
     assert pane.spend_micros(segments).tolist() == [int(micros) for micros in paid]
+    squares = [float((rows["probabilities_C"][rows["segment_C"] == segment] ** 2).sum()) for segment in segments]
+    np.testing.assert_allclose((pane.between(0, 0) + pane).squares(segments), squares, rtol=1e-12)
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 1000))
@@ -81,6 +83,7 @@ def test_a_table_keeps_every_bit_and_another_format_is_refused() -> None:
     again = outcomes_from_table(table)
     assert again.action == "click"
     np.testing.assert_array_equal(again.sums_NV6, pane.sums_NV6)
+    np.testing.assert_array_equal(again.squares_N, pane.squares_N)
     for wrong in (table.replace_schema_metadata({}), table.drop_columns(["sums"])):
         with pytest.raises(MonitoringError, match="no outcomes"):
             outcomes_from_table(wrong)

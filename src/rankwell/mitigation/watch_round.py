@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rankwell.errors import MonitoringError
 from rankwell.evaluation.calibration_sums import CalibrationSums
 from rankwell.mitigation.folder_watch import FolderWatch
@@ -96,7 +99,7 @@ class WatchRound:
         decisions: tuple[Decision, ...] = ()
         if self._mitigation is not None:
             decisions = self._mitigation.look(
-                readings, self.sums, settled_us=counts.settled_us // MINUTE_US * MINUTE_US
+                readings, self.sums, settled_us=counts.settled_us // MINUTE_US * MINUTE_US, squares=self.squares
             )
         last = counts.outcomes.between(settled_us - TICK_US, settled_us)
         spend = dict(zip(self.segments, last.spend_micros(self.segments).tolist(), strict=True))
@@ -105,6 +108,10 @@ class WatchRound:
     def sums(self, from_us: int, until_us: int) -> CalibrationSums:
         """What was promised and observed of the requests of a time, by segment, as it was served."""
         return self._watch.counts.outcomes.between(from_us, until_us).sums("served", self.segments)
+
+    def squares(self, from_us: int, until_us: int) -> NDArray[np.float64]:
+        """Σ p² over the same rows as `sums`, by segment."""
+        return self._watch.counts.outcomes.between(from_us, until_us).squares(self.segments)
 
     def _calibration_readings(self, outcomes: OutcomePane, settled_us: int) -> list[Reading]:
         ticks = range(settled_us - TICKS_PER_DAY * TICK_US, settled_us, TICK_US)

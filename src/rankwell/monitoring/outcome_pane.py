@@ -47,6 +47,7 @@ class OutcomePane:
         segments_N: int64, as those of a `Pane`.
         sums_NV6: float64, the six sums of `CalibrationSums` in its order.
         spend_micros_N: int64, Σ price of what was shown.
+        squares_N: float64, Σ p² of what was shown: with Σ p it says how far an offset moves the expected clicks.
 
     >>> pane = OutcomePane.of("click", times_us_C=np.zeros(2, np.int64), request_C=[7, 7], segment_C=[3, 4],
     ...                       probabilities_C=[0.2, 0.4], labels_C=[0, 1], propensity_C=[1.0, 0.5],
@@ -63,12 +64,13 @@ class OutcomePane:
     segments_N: _Ints
     sums_NV6: _Floats
     spend_micros_N: _Ints
+    squares_N: _Floats
 
     @classmethod
     def nothing(cls, action: str) -> Self:
         """The pane of no rows."""
         none = np.zeros(0, np.int64)
-        return cls(action, none, none, np.zeros((0, 2, len(_SUMS))), none)
+        return cls(action, none, none, np.zeros((0, 2, len(_SUMS))), none, np.zeros(0))
 
     @classmethod
     def of(
@@ -114,7 +116,8 @@ class OutcomePane:
             sums_NV6[:, view] = np.column_stack([getattr(sums, name) for name in _SUMS])
         prices_C = np.nan_to_num(np.asarray(price_micros_C, np.float64))
         spend_N = np.bincount(cell_C, prices_C, minlength=len(cells)).round().astype(np.int64)
-        return cls(action, cells[:, 0], cells[:, 1], sums_NV6, spend_N)
+        squares_N = np.bincount(cell_C, np.asarray(probabilities_C, np.float64) ** 2, minlength=len(cells))
+        return cls(action, cells[:, 0], cells[:, 1], sums_NV6, spend_N, squares_N)
 
     def __add__(self, other: OutcomePane) -> OutcomePane:
         """The pane of the requests of both.
@@ -133,7 +136,8 @@ class OutcomePane:
         spend_N = np.zeros(len(cells), np.int64)
         np.add.at(sums_NV6, cell_N, np.concatenate([self.sums_NV6, other.sums_NV6]))
         np.add.at(spend_N, cell_N, np.concatenate([self.spend_micros_N, other.spend_micros_N]))
-        return OutcomePane(self.action, cells[:, 0], cells[:, 1], sums_NV6, spend_N)
+        squares_N = np.bincount(cell_N, np.concatenate([self.squares_N, other.squares_N]), minlength=len(cells))
+        return OutcomePane(self.action, cells[:, 0], cells[:, 1], sums_NV6, spend_N, squares_N)
 
     def __len__(self) -> int:
         """How many cells have rows."""
@@ -153,7 +157,7 @@ class OutcomePane:
         kept_N = (self.minutes_N * MINUTE_US >= from_us) & (self.minutes_N * MINUTE_US < until_us)
         return OutcomePane(
             self.action, self.minutes_N[kept_N], self.segments_N[kept_N], self.sums_NV6[kept_N],
-            self.spend_micros_N[kept_N],
+            self.spend_micros_N[kept_N], self.squares_N[kept_N],
         )  # fmt: skip
 
     def sums(self, view: View, segments: Sequence[int]) -> CalibrationSums:
@@ -175,17 +179,25 @@ class OutcomePane:
         np.add.at(spend_G, place_N[is_asked_N], self.spend_micros_N[is_asked_N])
         return spend_G
 
+    def squares(self, segments: Sequence[int]) -> _Floats:
+        """Σ p² of what was shown in each segment asked for, over all minutes."""
+        place_N, is_asked_N = _places(self.segments_N, segments)
+        squares_G = np.zeros(len(segments))
+        np.add.at(squares_G, place_N[is_asked_N], self.squares_N[is_asked_N])
+        return squares_G
+
 
 def outcomes_table(pane: OutcomePane) -> Any:
     """A pane as an Arrow table: a row a cell.
 
     >>> outcomes_table(OutcomePane.nothing("click")).column_names
-    ['minute', 'segment', 'sums', 'spend_micros']
+    ['minute', 'segment', 'sums', 'spend_micros', 'squares']
     """
     width = 2 * len(_SUMS)
     sums = pa.FixedSizeListArray.from_arrays(pa.array(pane.sums_NV6.reshape(-1), pa.float64()), width)
     columns = [pa.array(pane.minutes_N), pa.array(pane.segments_N), sums, pa.array(pane.spend_micros_N)]
-    table = pa.table(columns, names=["minute", "segment", "sums", "spend_micros"])
+    columns.append(pa.array(pane.squares_N))
+    table = pa.table(columns, names=["minute", "segment", "sums", "spend_micros", "squares"])
     return table.replace_schema_metadata({_VERSION: FORMAT_VERSION, _ACTION: pane.action})
 
 
@@ -200,12 +212,17 @@ def outcomes_from_table(table: Any, *, file: str = "the table") -> OutcomePane:
     try:
         if version != FORMAT_VERSION:
             raise ValueError(f"version {version}")
-        minutes_N, segments_N, spend_N = (
-            table[name].combine_chunks().to_numpy() for name in ("minute", "segment", "spend_micros")
+        minutes_N, segments_N, spend_N, squares_N = (
+            table[name].combine_chunks().to_numpy() for name in ("minute", "segment", "spend_micros", "squares")
         )
         sums_N = table["sums"].combine_chunks().flatten().to_numpy()
         return OutcomePane(
-            metadata[_ACTION].decode(), minutes_N, segments_N, sums_N.reshape(-1, 2, len(_SUMS)), spend_N
+            metadata[_ACTION].decode(),
+            minutes_N,
+            segments_N,
+            sums_N.reshape(-1, 2, len(_SUMS)),
+            spend_N,
+            squares_N,
         )
     except (KeyError, ValueError, pa.ArrowException) as error:
         raise MonitoringError(
