@@ -116,7 +116,8 @@ class OutcomePane:
             sums_NV6[:, view] = np.column_stack([getattr(sums, name) for name in _SUMS])
         prices_C = np.nan_to_num(np.asarray(price_micros_C, np.float64))
         spend_N = np.bincount(cell_C, prices_C, minlength=len(cells)).round().astype(np.int64)
-        squares_N = np.bincount(cell_C, np.asarray(probabilities_C, np.float64) ** 2, minlength=len(cells))
+        squares_N = np.zeros(len(cells))
+        np.add.at(squares_N, cell_C, np.asarray(probabilities_C, np.float64) ** 2)
         return cls(action, cells[:, 0], cells[:, 1], sums_NV6, spend_N, squares_N)
 
     def __add__(self, other: OutcomePane) -> OutcomePane:
@@ -136,7 +137,8 @@ class OutcomePane:
         spend_N = np.zeros(len(cells), np.int64)
         np.add.at(sums_NV6, cell_N, np.concatenate([self.sums_NV6, other.sums_NV6]))
         np.add.at(spend_N, cell_N, np.concatenate([self.spend_micros_N, other.spend_micros_N]))
-        squares_N = np.bincount(cell_N, np.concatenate([self.squares_N, other.squares_N]), minlength=len(cells))
+        squares_N = np.zeros(len(cells))
+        np.add.at(squares_N, cell_N, np.concatenate([self.squares_N, other.squares_N]))
         return OutcomePane(self.action, cells[:, 0], cells[:, 1], sums_NV6, spend_N, squares_N)
 
     def __len__(self) -> int:
