@@ -10,6 +10,7 @@ from rich.console import Console
 
 from rankwell.app.json_file import Json, write_json
 from rankwell.app.study_page import write_study
+from rankwell.studies.alarms import study_alarms
 from rankwell.studies.attention import study_attention
 from rankwell.studies.auction import study_auction
 from rankwell.studies.calibration import study_calibration
@@ -182,6 +183,17 @@ def sampling(
     """Negatives that stand for a corpus, corrected by log Q and not; a tenth of the negatives, weighed and not."""
     result = study_sampling(seeds=range(seeds), num_requests=requests, num_steps=steps, say=_console.print)
     _show(result, out, json_file)
+
+
+@study.command("alarms")
+def alarms(
+    days: Annotated[int, typer.Option(min=1, help="Quiet days at each size of traffic.")] = 60,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    out: Annotated[Path, typer.Option(help="The HTML page.")] = Path("out/study-alarms.html"),
+    json_file: Json = None,
+) -> None:
+    """False alarms against the promise of one in 7 days, and how soon a column that moves is found."""
+    _show(study_alarms(num_days=days, seed=seed, say=_console.print), out, json_file)
 
 
 @study.command("selection-bias")

@@ -63,7 +63,8 @@ class DriftWatch:
 
     Limits are those of the null: how rows of one request hang together is learned from minutes of the last day, how
     windows differ by the hour and the day from the baseline's own windows, and the chance that each test may take from
-    the promise. Windows of fewer than ten independent rows are not judged.
+    the promise. Windows of fewer than ten independent rows are not judged, nor
+    PSI of fewer than five for each bin.
 
     Args:
         layout: Of the panes.

@@ -14,7 +14,14 @@ from scipy.special import ndtri
 
 from rankwell.monitoring.baseline import Compared
 from rankwell.monitoring.drift import HALF
-from rankwell.monitoring.null_divergence import LEAST_CLUSTERS, Spread, detectable_psi, psi_null, psi_of_shares
+from rankwell.monitoring.null_divergence import (
+    LEAST_CLUSTERS,
+    LEAST_PER_DIRECTION,
+    Spread,
+    detectable_psi,
+    psi_null,
+    psi_of_shares,
+)
 from rankwell.monitoring.null_spread import Dispersion, NullSpread, PastWindows
 from rankwell.monitoring.null_tail import NullTail
 from rankwell.monitoring.tick_history import Looseness
@@ -81,7 +88,7 @@ def judged_shares(
     """
     spread = null.of_window(num_rows_S, num_reference_S, num_days_S)
     current_SB, reference_SB = _smoothed(current_SB, num_rows_S), _smoothed(reference_SB, num_reference_S)
-    tail = psi_null(reference_SB, np.maximum(num_rows_S, 1.0), spread)
+    tail = psi_null(reference_SB, np.maximum(num_rows_S, 1.0), spread, num_reference_S=num_reference_S)
     return Judgement(
         psi_of_shares(reference_SB, current_SB), tail, spread, _is_judged(null, num_rows_S, num_reference_S, 1.0)
     )
@@ -145,7 +152,9 @@ def detectable_step(judgement: Judgement, limit_S: _Floats) -> _Floats:
 def _is_judged(null: NullSpread, num_rows_S: _Floats, num_reference_S: _Floats, variance_S: _Floats | float) -> _Bools:
     factor_S = null.dispersion.factor_S / variance_S
     has_null_S = np.isfinite(factor_S) & (factor_S > 0) & (null.num_directions_S > 0)
-    return np.asarray(has_null_S & (num_reference_S > num_rows_S) & (num_rows_S >= LEAST_CLUSTERS * factor_S))
+    # A mean has one direction, and shares one less than bins.
+    least_S = np.maximum(LEAST_CLUSTERS, LEAST_PER_DIRECTION * null.num_directions_S)
+    return np.asarray(has_null_S & (num_reference_S > num_rows_S) & (num_rows_S >= least_S * factor_S))
 
 
 def _shares(counts_SB: _Floats, num_rows_S: _Floats) -> _Floats:

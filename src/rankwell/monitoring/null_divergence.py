@@ -15,10 +15,12 @@ from scipy.special import gammaln, ndtri
 from rankwell.monitoring.drift import HALF
 from rankwell.monitoring.null_tail import NullTail
 
-__all__ = ["LEAST_CLUSTERS", "Spread", "detectable_psi", "psi_null", "psi_of_shares"]
+__all__ = ["LEAST_CLUSTERS", "LEAST_PER_DIRECTION", "Spread", "detectable_psi", "psi_null", "psi_of_shares"]
 
 LEAST_CLUSTERS: Final = 10.0
 """With fewer independent rows in a window, nobody can say what is far."""
+LEAST_PER_DIRECTION: Final = 5.0
+"""Of PSI, for each bin with rows but one (Cochran 1954): with fewer, a single request of equal rows decides alone."""
 _NUM_NODES: Final = 48
 _TINY: Final = 1e-300
 
@@ -57,7 +59,9 @@ def psi_of_shares(reference_SB: _Floats, current_SB: _Floats) -> _Floats:
     return np.asarray(((current_SB - reference_SB) * np.log(current_SB / reference_SB)).sum(axis=-1))
 
 
-def psi_null(reference_SB: _Floats, num_rows_S: _Floats, spread: Spread) -> NullTail:
+def psi_null(
+    reference_SB: _Floats, num_rows_S: _Floats, spread: Spread, *, num_reference_S: _Floats | float = np.inf
+) -> NullTail:
     """How PSI of so many rows is distributed when their shares are those of the reference, but for the spread.
 
     Rows come in clusters of φ = n·Σ variances / d rows of one bin, d directions: φ = 1 of independent rows, 8 of
@@ -71,6 +75,8 @@ def psi_null(reference_SB: _Floats, num_rows_S: _Floats, spread: Spread) -> Null
         reference_SB: Smoothed shares of the reference, above 0.
         num_rows_S: Rows of the window, above 0.
         spread: Of the window around the reference.
+        num_reference_S: Rows of the reference. What no request of few had may be in the next: for chances a bin has
+            half a cluster more than was counted, where the reference has half a row.
 
     Returns:
         One tail a segment.
@@ -91,7 +97,11 @@ def psi_null(reference_SB: _Floats, num_rows_S: _Floats, spread: Spread) -> Null
     is_known_S = spread.total_S > 0  # else whatever is said is not believed, but is no NaN either
     total_S = np.where(is_known_S, spread.total_S, 1.0)
     cluster_S = np.maximum(num_rows_S * total_S / directions_S, 1e-9)
-    mean_SB1 = np.maximum(num_rows_S1 * reference_SB / cluster_S[..., None], _TINY)[..., None]
+    more_S1 = (
+        np.maximum(cluster_S - 1, 0.0)[..., None] * HALF / (np.asarray(num_reference_S)[..., None] + HALF * num_bins)
+    )
+    likely_SB = (reference_SB + more_S1) / (1 + num_bins * more_S1)
+    mean_SB1 = np.maximum(num_rows_S1 * likely_SB / cluster_S[..., None], _TINY)[..., None]
     least = np.maximum(np.floor(mean_SB1 - 7 * np.sqrt(mean_SB1) - 2), 0.0)
     most = mean_SB1 + 8 * np.sqrt(mean_SB1) + 12
     clusters_SBJ = least + np.maximum((most - least) / (_NUM_NODES - 1), 1.0) * np.arange(_NUM_NODES)

@@ -131,7 +131,10 @@ class NullSpread:
         uneven_SK = (true_SK - 1) * per_row_S[:, None]
         even_S = (total_S - factor_S * directions_S) * _ratio(weight_S, squared_weight_S, else_=0.0)
         even_S = np.maximum(even_S - uneven_SK.sum(axis=1), 0.0) / directions_S
-        even_error_S = np.where(known_S, per_row_S * np.sqrt(2 / (directions_S * freedom_S)), 0.0)
+        # Windows of one day have what is common to the day but once.
+        by_chance_S = np.where(known_S, per_row_S * np.sqrt(2 / (directions_S * freedom_S)), 0.0)
+        by_days_S = even_S * np.sqrt(2 / (directions_S * np.maximum(past.num_days_S - 1, 1.0)))
+        even_error_S = np.hypot(by_chance_S, by_days_S)
         return cls(dispersion, directions_S, even_S, even_error_S, uneven_SK, past.num_days_S)
 
     def of_window(self, num_rows_S: _Floats, num_reference_S: _Floats, num_days_S: _Floats) -> Spread:

@@ -1,0 +1,161 @@
+"""Watches of drift and of calibration: what they say of quiet hours, of moved ones, and of nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rankwell.errors import MonitoringError
+from rankwell.evaluation.calibration_sums import CalibrationSums
+from rankwell.monitoring.alarm_runs import AlarmRuns
+from rankwell.monitoring.alarm_threshold import AlarmPromise
+from rankwell.monitoring.baseline import Baseline, LastDay, SameHours
+from rankwell.monitoring.calibration_watch import CalibrationWatch
+from rankwell.monitoring.divergences import psi
+from rankwell.monitoring.drift_watch import DriftWatch
+from rankwell.monitoring.flat_rows import FlatRows
+from rankwell.monitoring.moment_shifts import mean_shift
+from rankwell.monitoring.pane import Pane
+from rankwell.monitoring.pane_layout import ALL_ROWS, CategoricalBins, NumericBins, PaneLayout
+
+DAY_US = 86_400_000_000
+HOUR_US = DAY_US // 24
+LAYOUT = PaneLayout(
+    columns=(
+        NumericBins.of_values("logit", np.random.default_rng(0).normal(size=5000)),
+        CategoricalBins(name="city", top=(0, 1, 2, 3, 4)),
+    ),
+    segments=CategoricalBins(name="country", top=(0, 1)),
+)
+
+
+def pane(num_days: int, *, shift: float = 0.0, of_country: int = 0, seed: int = 1) -> Pane:
+    """200 requests of 8 rows an hour; in the last hour the logits of one country are moved."""
+    rng = np.random.default_rng(seed)
+    times_us_R = np.sort(rng.integers(0, num_days * DAY_US, num_days * 24 * 200))
+    country_C, times_us_C = np.repeat(rng.integers(0, 2, len(times_us_R)), 8), np.repeat(times_us_R, 8)
+    moved_C = (times_us_C >= num_days * DAY_US - HOUR_US) & (country_C == of_country)
+    columns = {
+        "logit": rng.normal(size=len(times_us_C)) + shift * moved_C,
+        "city": rng.integers(0, 5, len(times_us_C)),
+        "country": country_C,
+    }
+    return Pane.of(LAYOUT, FlatRows(times_us_C, columns))
+
+
+@pytest.mark.parametrize(("baseline", "num_days"), [(LastDay(), 2), (SameHours(num_days=5), 6)])
+def test_it_finds_what_moved_and_where(baseline: Baseline, num_days: int) -> None:
+    watch = DriftWatch(LAYOUT, baseline)
+    now_us = num_days * DAY_US
+    assert not any(reading.is_alarm for reading in watch.readings(pane(num_days), now_us))
+    readings = watch.readings(pane(num_days, shift=1.0), now_us)
+    alarms = {(reading.name, reading.column, reading.segment) for reading in readings if reading.is_alarm}
+    assert {("psi", "logit", 0), ("psi", "logit", ALL_ROWS), ("mean_shift", "logit", 0)} <= alarms
+    assert not any(column == "city" or segment == 1 for _, column, segment in alarms)
+    assert all(reading.minimum_detectable > 0 for reading in readings)
+
+
+def test_its_numbers_are_those_of_the_statistics() -> None:
+    held = pane(2, shift=0.3)
+    for reading in DriftWatch(LAYOUT).readings(held, 2 * DAY_US):
+        before = held.between(2 * DAY_US - 25 * HOUR_US, 2 * DAY_US - HOUR_US)
+        segment = None if reading.segment == ALL_ROWS else reading.segment
+        counts = before.column(reading.column, segment=segment)
+        now = held.between(reading.window_start_us, reading.window_end_us).column(reading.column, segment=segment)
+        assert (reading.num_rows, reading.num_reference_rows) == (now.num_rows, counts.num_rows)
+        if reading.name == "psi":
+            assert reading.value == pytest.approx(psi(counts, now), rel=1e-9)
+        else:
+            assert reading.value == pytest.approx(mean_shift(counts, now), rel=0.02, abs=1e-3)
+
+
+def test_older_panes_may_be_of_whole_quarter_hours() -> None:
+    held, tick_us = pane(6, shift=0.2), 15 * 60_000_000
+    coarse = Pane.nothing(LAYOUT)
+    for start_us in range(0, 4 * DAY_US, tick_us):
+        part = held.between(start_us, start_us + tick_us)
+        minutes_N = np.full(len(part), start_us // 60_000_000)
+        coarse += Pane(LAYOUT, minutes_N, part.segments_N, part.counts, part.sums)
+    summed = coarse + held.between(4 * DAY_US, 6 * DAY_US)
+    watch = DriftWatch(LAYOUT, SameHours(num_days=5))
+    pairs = zip(watch.readings(held, 6 * DAY_US), watch.readings(summed, 6 * DAY_US), strict=True)
+    for one, other in pairs:
+        assert other.value == pytest.approx(one.value, rel=1e-9)
+        assert other.limit == pytest.approx(one.limit, rel=1e-9)
+
+
+def test_it_says_nothing_of_nothing() -> None:
+    watch = DriftWatch(LAYOUT)
+    assert not any(reading.is_alarm for reading in watch.readings(Pane.nothing(LAYOUT), 2 * DAY_US))
+    assert not any(reading.is_alarm for reading in watch.readings(pane(1), 3 * DAY_US))
+    vanished = watch.readings(pane(2).between(0, 2 * DAY_US - HOUR_US), 2 * DAY_US)
+    assert all(np.isnan(reading.value) and not reading.is_alarm for reading in vanished)
+    with pytest.raises(MonitoringError, match="another layout"):
+        watch.readings(Pane.nothing(PaneLayout(columns=())), 0)
+    with pytest.raises(MonitoringError, match="minute"):
+        watch.readings(Pane.nothing(LAYOUT), 1)
+
+
+def test_the_promise_is_shared_by_all_that_is_tested() -> None:
+    promise = AlarmPromise(days_per_false_alarm=7)
+    # Expected passes of a week, one alarm being a little more than one pass.
+    assert 1 < promise.level(100) * 100 * 96 * 7 < 1.5
+    assert promise.level(100, num_standing=1) == pytest.approx(2 * promise.level(100))
+    for bad in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(MonitoringError):
+            AlarmPromise(days_per_false_alarm=bad)
+
+
+def test_one_long_disturbance_is_one_alarm_and_survives_a_restart() -> None:
+    watch, runs, raised = DriftWatch(LAYOUT), AlarmRuns(), 0
+    held = pane(2, shift=1.0)
+    for now_us in range(2 * DAY_US - HOUR_US // 2, 2 * DAY_US + 1, HOUR_US // 4):
+        runs, new = AlarmRuns.from_json(runs.to_json()).after(watch.readings(held, now_us), now_us=now_us)
+        raised += sum(run.column == "logit" and run.segment == 0 and run.name == "psi" for run in new)
+    assert raised == 1
+    assert runs.after([], now_us=2 * DAY_US + HOUR_US)[0].standing == runs.standing
+    assert runs.after([], now_us=2 * DAY_US + 2 * HOUR_US)[0].standing == ()
+    with pytest.raises(MonitoringError, match="alarms in force"):
+        AlarmRuns.from_json("[]")
+
+
+def calibrated(factor: float, rng: np.random.Generator, num: int = 400) -> CalibrationSums:
+    """Two segments of 400 requests of one row; the second's odds are off by a factor."""
+    p_C = np.full(2 * num, 0.05)
+    labels_C = rng.random(2 * num) < p_C
+    p_C[num:] *= factor
+    return CalibrationSums.of(
+        p_C, labels_C, np.ones(2 * num), request_C=np.arange(2 * num),
+        segment_C=np.repeat([0, 1], num), num_segments=2,
+    )  # fmt: skip
+
+
+def test_calibration_that_is_lost_in_one_segment_is_found_there_and_since_when() -> None:
+    rng = np.random.default_rng(0)
+    panes = [calibrated(1.0, rng) for _ in range(96)] + [calibrated(3.0, rng) for _ in range(3)]
+    watch = CalibrationWatch(num_series=4)
+    right, wrong = watch.readings(panes, action="click", view="scored", segments=[7, 8], now_us=DAY_US)
+    assert (right.is_alarm, wrong.is_alarm) == (False, True)
+    assert (wrong.name, wrong.column, wrong.segment) == ("calibration_scored", "click", 8)
+    assert wrong.value > wrong.limit
+    assert (wrong.window_s, wrong.num_rows) == (3 * 900, 1200)
+    assert 0 < wrong.minimum_detectable < 0.6
+
+
+def test_an_error_below_the_tolerance_is_no_alarm_however_sure() -> None:
+    rng = np.random.default_rng(0)
+    panes = [calibrated(1.0, rng, 4000) for _ in range(20)] + [calibrated(1.07, rng, 100_000) for _ in range(20)]
+    _, off = CalibrationWatch(num_series=2).readings(panes, action="a", view="served", segments=[0, 1], now_us=0)
+    assert off.value > off.limit
+    assert not off.is_alarm
+
+
+def test_calibration_of_nothing() -> None:
+    watch = CalibrationWatch(num_series=1)
+    for panes in ([], [CalibrationSums.nothing()] * 5):
+        [reading] = watch.readings(panes, action="click", view="served", segments=[ALL_ROWS], now_us=0)
+        assert (reading.is_alarm, reading.num_rows, reading.minimum_detectable) == (False, 0, np.inf)
+    with pytest.raises(MonitoringError, match="other segments"):
+        watch.readings([CalibrationSums.nothing(2)], action="click", view="served", segments=[1], now_us=0)
+    with pytest.raises(MonitoringError, match="nothing to watch"):
+        CalibrationWatch(num_series=0)
