@@ -9,6 +9,7 @@ from scipy import stats
 from rankwell.errors import MonitoringError
 from rankwell.monitoring.baseline import LastDay, SameHours
 from rankwell.monitoring.divergences import js_divergence, psi
+from rankwell.monitoring.judgement import learned_shares
 from rankwell.monitoring.null_bootstrap import bootstrap_null
 from rankwell.monitoring.null_divergence import Spread, detectable_psi, psi_null, psi_of_shares
 from rankwell.monitoring.null_spread import Dispersion, NullSpread, PastWindows
@@ -146,3 +147,19 @@ def test_same_hours_sums_the_hours_around_and_leaves_out_the_last_day() -> None:
     assert compared.num_days_S.tolist() == [2.0]
     with pytest.raises(MonitoringError, match="compared"):
         LastDay().compared(rows_TS[..., None], rows_TS, 0, num_current=1)
+
+
+def test_a_cycle_of_the_day_is_not_taken_for_days_that_differ() -> None:
+    """Each window has the metric of its own hours: in that of one hour all others would seem to scatter more."""
+    rng = np.random.default_rng(0)
+    baseline = SameHours(num_days=14, days_off=())
+    turn_T = 2 * np.pi * np.arange(baseline.num_ticks) / TICKS_PER_DAY
+    shares_TB = np.exp(0.5 * np.sin(turn_T)[:, None] * rng.normal(size=10))
+    shares_TB /= shares_TB.sum(axis=-1, keepdims=True)
+    counts_TSB = rng.multinomial(1000, shares_TB)[:, None].astype(np.float64)
+    compared = baseline.compared(counts_TSB, counts_TSB.sum(axis=-1), 0, num_current=1)
+    null = learned_shares(compared, Looseness(np.full((96, 1), 9000.0), np.full((96, 1), 1000.0)))  # independent rows
+    assert null.dispersion.factor_S[0] == pytest.approx(1.0)
+    one = np.array([1000.0])
+    spread = null.of_window(one, one * 70, one * 0 + 14)
+    assert spread.total_S[0] == pytest.approx(9 * (1 / 1000 + 1 / 70_000), rel=0.04)

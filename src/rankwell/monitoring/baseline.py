@@ -36,6 +36,7 @@ class Compared:
         num_days_S: How many days are in the reference, or windows where it is one day; in effect, since some have
             fewer rows.
         residuals_WSX: Of windows of the past: sums − rows·mean of their reference.
+        means_WSX: Those means: with bins, shares.
         num_rows_WS: Their rows.
         freedom_WS: 1 − rows / rows of their reference, which they are part of.
     """
@@ -46,6 +47,7 @@ class Compared:
     num_reference_S: _Floats
     num_days_S: _Floats
     residuals_WSX: _Floats
+    means_WSX: _Floats
     num_rows_WS: _Floats
     freedom_WS: _Floats
 
@@ -56,6 +58,7 @@ class Compared:
             current_SX=self.current_SX[..., :1],
             reference_SX=self.reference_SX[..., :1],
             residuals_WSX=self.residuals_WSX[..., :1],
+            means_WSX=self.means_WSX[..., :1],
         )
 
 
@@ -102,13 +105,15 @@ class LastDay:
         before_TSX, before_TS = totals_TSX[:-_HOUR], rows_TS[:-_HOUR]
         windows_WSX, rows_WS = _windows(before_TSX, num_current), _windows(before_TS, num_current)
         reference_SX, num_S = before_TSX.sum(axis=0), before_TS.sum(axis=0)
+        mean_SX = _mean(reference_SX, num_S)
         return Compared(
             totals_TSX[-num_current:].sum(axis=0),
             rows_TS[-num_current:].sum(axis=0),
             reference_SX,
             num_S,
             _effective(rows_WS),
-            windows_WSX - rows_WS[..., None] * _mean(reference_SX, num_S),
+            windows_WSX - rows_WS[..., None] * mean_SX,
+            np.broadcast_to(mean_SX, windows_WSX.shape),
             rows_WS,
             np.where(num_S > 0, 1 - rows_WS / np.maximum(num_S, 1), 0.0),
         )
@@ -168,6 +173,7 @@ class SameHours:
             num_TS[-1],
             days_TS[-1],
             (windows_WSX - rows_WS[..., None] * mean_WSX)[of_kind_W],
+            mean_WSX[of_kind_W],
             rows_WS[of_kind_W],
             np.where(num_WS > 0, 1 - rows_WS / np.maximum(num_WS, 1), 0.0)[of_kind_W],
         )

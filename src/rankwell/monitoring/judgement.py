@@ -63,9 +63,10 @@ class Judgement:
 
 def learned_shares(compared: Compared, looseness: Looseness) -> NullSpread:
     """How shares of bins scatter, from windows of the past and from minutes."""
-    weight_SB = _inverse(_shares(compared.reference_SX, compared.num_reference_S))
-    directions_S = np.maximum((weight_SB > 0).sum(axis=-1) - 1.0, 0.0)
-    residuals_WSB = compared.residuals_WSX * np.sqrt(weight_SB)
+    # Each window in the metric of its own reference: in that of another hour its scatter would seem larger.
+    weight_WSB = _inverse(compared.means_WSX)
+    directions_S = np.maximum((compared.reference_SX > 0).sum(axis=-1) - 1.0, 0.0)
+    residuals_WSB = compared.residuals_WSX * np.sqrt(weight_WSB)
     past = PastWindows(residuals_WSB, compared.num_rows_WS, compared.freedom_WS, compared.num_days_S)
     return NullSpread.of(Dispersion.of(looseness, directions_S), directions_S, past)
 
@@ -155,10 +156,6 @@ def _is_judged(null: NullSpread, num_rows_S: _Floats, num_reference_S: _Floats, 
     # A mean has one direction, and shares one less than bins.
     least_S = np.maximum(LEAST_CLUSTERS, LEAST_PER_DIRECTION * null.num_directions_S)
     return np.asarray(has_null_S & (num_reference_S > num_rows_S) & (num_rows_S >= least_S * factor_S))
-
-
-def _shares(counts_SB: _Floats, num_rows_S: _Floats) -> _Floats:
-    return np.asarray(counts_SB / np.maximum(num_rows_S, 1)[..., None])
 
 
 def _smoothed(counts_SB: _Floats, num_rows_S: _Floats) -> _Floats:

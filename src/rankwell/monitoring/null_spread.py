@@ -60,7 +60,7 @@ class PastWindows:
     """Windows of the past, each against what it is to be compared with.
 
     Args:
-        residuals_WSB: counts − rows·share of its own reference, over √p of the segment.
+        residuals_WSB: counts − rows·share of its own reference, over the root of that share.
         num_rows_WS: Of each window.
         freedom_WS: 1 − rows / rows of its reference, which it is itself a part of; 0 where it has none.
         num_days_S: How many days, or windows if they are of one day, the windows are of.
@@ -107,7 +107,9 @@ class NullSpread:
             past: Windows of the length that is watched.
         """
         weight_S = (past.num_rows_WS * past.freedom_WS).sum(axis=0)
-        squared_weight_S = (past.num_rows_WS**2 * past.freedom_WS).sum(axis=0)
+        # A day is a part of its own reference: as far as days differ, 1 of so many.
+        of_days_S = np.where(past.num_days_S > 1, 1 - 1 / _above_0(past.num_days_S), 0.0)
+        squared_weight_S = (past.num_rows_WS**2 * (past.freedom_WS > 0)).sum(axis=0) * of_days_S
         freedom_S = np.maximum(past.freedom_WS.sum(axis=0), 1.0)
         left_SWB = past.residuals_WSB.transpose(1, 0, 2)
         scatter_SBB = left_SWB.transpose(0, 2, 1) @ left_SWB / _above_0(weight_S)[:, None, None]
