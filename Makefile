@@ -43,6 +43,7 @@ SMALL_served_log := --answers 2000
 SMALL_chaos := --seconds 2
 SMALL_fuzz := --requests 2000 --without-peers
 SMALL_drift_pass := --rows 50000 --rounds 2 --without-peers
+SMALL_flink_panes := --requests 2000 --without-peers
 BENCHMARKS := $(patsubst benchmarks/%.py,out/bench/%.json,$(wildcard benchmarks/*.py))
 
 .PHONY: help demo test test-slow sanitize check bench chaos fuzz docs clean

@@ -28,7 +28,7 @@ class FlinkJob:
 
     Args:
         layout: What to count.
-        rows: URL of the folder with the files of `write_flink_rows`.
+        rows: URL of the folder with the files of `write_flink_rows`; Flink takes it letter by letter, without "%20".
         counts: URL of a folder; Flink writes into ``minutes`` and ``windows`` below it.
         late_s: How far the watermark stays behind the newest row. Flink drops rows that come later than that, and says
             nothing. It reads files that are there already in no order: then the log's whole span.

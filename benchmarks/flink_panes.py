@@ -1,0 +1,257 @@
+"""The same panes from both engines: the embedded one, and a sliding-window job of Apache Flink's over the same log.
+
+A log of two workers, with requests that come twice and values at the edges of bins, is counted by the embedded engine;
+a feed writes its rows for Flink, whose job counts them by minute and in windows of 15 minutes that begin each minute.
+Its minutes are held to the embedded engine's panes, its windows to sums of them, count by count. Then the job is
+killed, Java and all, again and again while it counts, and goes on from its newest checkpoint. Then the rows stand in
+many files, which Flink reads in no order: with a watermark that is as far behind as the log is long, and with one of
+two minutes, where it drops rows and says nothing.
+
+    python benchmarks/flink_panes.py [--requests N] [--minutes N] [--kills N] [--files N] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from contenders.findings import Findings
+from contenders.flink_run import NO_FLINK, FlinkRun, flink_python
+from rankwell.errors import LogError
+from rankwell.mitigation.flink_feed import FlinkFeed
+from rankwell.mitigation.folder_watch import FolderWatch
+from rankwell.monitoring.flink_files import read_flink_pane
+from rankwell.monitoring.flink_job import FlinkJob
+from rankwell.monitoring.pane import MINUTE_US, Pane
+from rankwell.monitoring.pane_layout import CategoricalBins, NumericBins, PaneLayout
+from rankwell.monitoring.watch_counts import WatchCounts
+from rankwell.schema import Action, Categorical, Exposure, Numeric, Schema
+from rankwell.serving.served_log import ServedLog
+from rankwell.serving.served_request import ServedRequest
+from rankwell.types import MISSING_ID, Features
+
+NUM_SHOWN = 20
+WINDOW_MINUTES = 15
+BEGIN_US = 1_700_000_000_000_000
+SCHEMA = Schema(
+    features=(
+        Categorical(name="job"),
+        Categorical(name="city"),
+        Categorical(name="level"),
+        Numeric(name="years", on="request"),
+        Numeric(name="pay"),
+    ),
+    actions=(Action(name="click", window_s=60),),
+    item="job",
+    exposure=Exposure(position="position", propensity="propensity"),
+)
+LOGITS = NumericBins.of_values("served_logit_click", np.random.default_rng(0).normal(-2, 1, 10_000))
+PAY = NumericBins(name="pay", edges=(0.1, 0.2, 1 / 3, 0.5, 0.9), origin=0.5)
+LAYOUT = PaneLayout(
+    columns=(
+        NumericBins(name="years", edges=(1.0, 2.0, 3.0, 5.0, 8.0, 13.0), origin=4.0),
+        PAY,
+        LOGITS,
+        NumericBins(name="served_probability_click", edges=(0.05, 0.1, 0.2, 0.4)),
+        CategoricalBins(name="city", top=tuple(range(20)), known=tuple(range(20, 3_000))),
+    ),
+    segments=CategoricalBins(name="level", top=(0, 1, 2), known=(3,)),
+)
+
+
+def answer(request_id: int, time_us: int) -> ServedRequest:
+    """One answer, of drawn numbers; one in ten is at an edge, beside one, missing, or infinite."""
+    rng = np.random.default_rng(request_id)
+    edges_E = np.array(PAY.edges, np.float32)
+    odd = np.concatenate([edges_E, np.nextafter(edges_E, np.float32(0)), np.array([np.nan, np.inf], np.float32)])
+    pay_K = np.where(rng.random(NUM_SHOWN) < 0.1, rng.choice(odd, NUM_SHOWN), rng.random(NUM_SHOWN, np.float32))
+    logits_KA = torch.from_numpy(rng.normal(-2, 1, (NUM_SHOWN, 1)))
+    items_K = torch.arange(NUM_SHOWN)
+    features = Features(
+        context={"years": torch.tensor([float(rng.integers(20)) if rng.random() < 0.95 else np.nan])},
+        history={},
+        candidates={
+            "job": items_K,
+            "city": torch.from_numpy(np.minimum(rng.geometric(0.01, NUM_SHOWN), 4_000) - 2),
+            "level": torch.from_numpy(rng.integers(-1, 6, NUM_SHOWN)),
+            "pay": torch.from_numpy(pay_K.astype(np.float32)),
+        },
+        offsets=torch.tensor([0, NUM_SHOWN]),
+        request_C=torch.zeros(NUM_SHOWN, dtype=torch.int64),
+    )
+    return ServedRequest(
+        request_id=request_id, member_id=MISSING_ID, time_us=time_us, features=features, item_ids_K=items_K,
+        places_n=np.arange(NUM_SHOWN), propensities_n=np.ones(NUM_SHOWN), logits_KA=logits_KA,
+        probabilities_KA=logits_KA.sigmoid(), bundle_id="b",
+    )  # fmt: skip
+
+
+def fail(error: LogError) -> None:
+    """No damage is expected."""
+    raise error
+
+
+@dataclass(frozen=True)
+class Written:
+    """A log, and its rows as one file and as many."""
+
+    log: Path
+    one_file: Path
+    many_files: Path
+    num_rows: int
+    end_us: int
+    one_file_s: float
+
+
+def written(folder: Path, *, num_requests: int, num_minutes: int, num_files: int) -> Written:
+    """Two workers log answers, of which one in a hundred twice; one feed follows, another comes when all is over."""
+    log, times_us = folder / "log", BEGIN_US + np.arange(num_requests) * num_minutes * MINUTE_US // num_requests
+    clock = [BEGIN_US]
+    workers = [ServedLog(log, SCHEMA, worker=f"w{n}", server="s", seed=0, now_us=lambda: clock[0]) for n in range(2)]
+    end_us = BEGIN_US + (num_minutes + 1) * MINUTE_US
+    many = FlinkFeed(log, SCHEMA, LAYOUT, folder / "many", on_damage=fail)
+    for number, time_us in enumerate(times_us.tolist()):
+        clock[0] = time_us
+        served = answer(number, time_us)
+        workers[number % 2].append(served)
+        if number % 100 == 0:
+            workers[1].append(served)
+        if number % (num_requests // num_files) == 0:
+            many.step(now_us=time_us)
+    for worker in workers:
+        worker.close()
+    many.step(now_us=end_us)
+    started = time.perf_counter()
+    one = FlinkFeed(log, SCHEMA, LAYOUT, folder / "one", on_damage=fail)
+    one.step(now_us=end_us)
+    assert one.num_rows == many.num_rows == num_requests * NUM_SHOWN
+    one_file_s = time.perf_counter() - started
+    return Written(log, folder / "one", folder / "many", one.num_rows, end_us, one_file_s)
+
+
+def num_unequal(read: Pane, pane: Pane) -> int:
+    """How many counts of two panes differ."""
+    both = read + pane  # all cells
+    parts = []
+    for one in (read, pane):
+        none = {name: np.zeros_like(counts) for name, counts in both.counts.items()}
+        sums = {name: np.zeros_like(sums) for name, sums in both.sums.items()}
+        parts.append(one + replace(both, counts=none, sums=sums))
+    return sum(int((parts[0].counts[name] != parts[1].counts[name]).sum()) for name in both.counts)
+
+
+def sliding(pane: Pane) -> Pane:
+    """For each minute that a window begins with, the sum of the window's minutes."""
+    total = pane
+    for minutes in range(1, WINDOW_MINUTES):
+        total = total + replace(pane, minutes_N=pane.minutes_N - minutes)
+    return total
+
+
+def num_counted(folder: Path) -> int:
+    """How many rows Flink has counted and committed, by minute."""
+    return int(read_flink_pane(LAYOUT, folder).counts["years"].sum()) if folder.exists() else 0
+
+
+def counted_under_fire(run: FlinkRun, minutes: Path, *, num_kills: int, num_rows: int) -> list[float]:
+    """Kill the job after it committed something new, start it again, and let it end at last.
+
+    Returns:
+        The share of the rows that was committed at each kill.
+    """
+    shares: list[float] = []
+    run.start()
+    while run.is_running() and len(shares) < num_kills:
+        before = num_counted(minutes)
+        while run.is_running() and num_counted(minutes) == before:
+            time.sleep(0.02)
+        if run.is_running():
+            run.kill()
+            shares.append(num_counted(minutes) / num_rows)
+            run.start()
+    run.wait()
+    return shares
+
+
+def main() -> None:
+    """Measure all of it and print it."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--json", type=Path, help="write the numbers to this file")
+    arguments.add_argument("--without-peers", action="store_true", help="no Flink: the embedded engine and the feed")
+    arguments.add_argument("--requests", type=int, default=50_000, help=f"of {NUM_SHOWN} rows each")
+    arguments.add_argument("--minutes", type=int, default=180, help="that they are spread over")
+    arguments.add_argument("--kills", type=int, default=3)
+    arguments.add_argument("--files", type=int, default=60, help="where rows stand in many")
+    given = arguments.parse_args()
+    torch.set_num_threads(1)
+    findings = Findings(f"both engines, {given.requests:,} requests × {NUM_SHOWN} rows in {given.minutes} minutes")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        log = written(folder, num_requests=given.requests, num_minutes=given.minutes, num_files=given.files)
+        counts = WatchCounts(SCHEMA, LAYOUT, "click")
+        started = time.perf_counter()
+        FolderWatch(log.log, counts, folder / "watch", on_damage=fail).step(now_us=log.end_us)
+        findings.add("embedded engine", time.perf_counter() - started, "s")
+        findings.add("feed, one file", log.one_file_s, "s")
+        findings.add("rows that the embedded engine did not count", log.num_rows - counts.pane.counts["years"].sum())
+        python = None if given.without_peers else flink_python()
+        if python is not None:
+            with_flink(findings, python, folder, log, counts.pane, num_kills=given.kills, num_minutes=given.minutes)
+        elif not given.without_peers:
+            print(NO_FLINK)
+    findings.print()
+    findings.write(given.json)
+
+
+def with_flink(
+    findings: Findings, python: Path, folder: Path, log: Written, pane: Pane, *, num_kills: int, num_minutes: int
+) -> None:
+    """Flink's part."""
+
+    def job(name: str, rows: Path, late_s: float) -> tuple[FlinkRun, Path]:
+        asked = FlinkJob(
+            LAYOUT, rows=f"file://{rows}", counts=f"file://{folder / name}/counts", late_s=late_s,
+            window_minutes=WINDOW_MINUTES,
+        )  # fmt: skip
+        return FlinkRun(python, asked, folder / name), folder / name / "counts"
+
+    windows = sliding(pane)
+
+    def hold(name: str, counts: Path) -> None:
+        minutes = read_flink_pane(LAYOUT, counts / "minutes")
+        findings.add(f"{name}: counts of minutes that differ", num_unequal(minutes, pane), at_most=0)
+        slid = read_flink_pane(LAYOUT, counts / "windows")
+        findings.add(f"{name}: counts of windows that differ", num_unequal(slid, windows), at_most=0)
+
+    findings.add("counts of minutes", sum(counts.size for counts in pane.counts.values()))
+    findings.add("counts of windows", sum(counts.size for counts in windows.counts.values()))
+    run, counts = job("one file", log.one_file, 120.0)
+    with run:
+        findings.add("one file: Flink, with its start", run.run(), "s")
+    hold("one file", counts)
+    run, counts = job("killed", log.one_file, 120.0)
+    with run:
+        shares = counted_under_fire(run, counts / "minutes", num_kills=num_kills, num_rows=log.num_rows)
+    findings.add("killed: times", len(shares), at_least=num_kills)
+    for number, share in enumerate(shares):
+        findings.add(f"killed: rows committed at kill {number + 1}", 100 * share, "%")
+    hold("killed", counts)
+    run, counts = job("many files", log.many_files, 60.0 * num_minutes)
+    with run:
+        run.run()
+    hold("many files", counts)
+    run, counts = job("many files, 2 minutes", log.many_files, 120.0)
+    with run:
+        run.run()
+    lost = 1 - num_counted(counts / "minutes") / log.num_rows
+    findings.add("many files, watermark 2 minutes behind: rows dropped", 100 * lost, "%")
+
+
+if __name__ == "__main__":
+    main()
