@@ -91,7 +91,7 @@ class MitigationPlan:
 
     def accuses(self, reading: Reading) -> bool:
         """Whether it is an alarm about this action: of its calibration, or of what was served for it."""
-        columns = {self.action} if reading.name == "calibration" else _served(self.action)
+        columns = {self.action} if reading.name.startswith("calibration") else _served(self.action)
         return reading.is_alarm and reading.column in columns
 
     def after(self, mitigation: MitigationKind) -> MitigationKind:
