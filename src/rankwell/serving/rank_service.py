@@ -21,7 +21,7 @@ from rankwell.serving.request_reader import ReadRequest
 from rankwell.serving.served_log import ServedLog
 from rankwell.serving.served_request import ServedRequest
 from rankwell.serving.server_clock import ServerClock
-from rankwell.types import Batch
+from rankwell.types import Audit, Batch
 
 __all__ = ["Answer", "RankService"]
 
@@ -164,6 +164,18 @@ def _places_of(ranking: Ranking, item_ids_K: NDArray[np.int64]) -> NDArray[np.in
     return found_n
 
 
+def _prices(
+    ranking: Ranking, places_n: NDArray[np.int64], served: ServedBundle, audit: Audit
+) -> NDArray[np.int64] | None:
+    """The first price, bid × p, of what is listed where lists are sorted by bids; else nothing is sold."""
+    utility, schema = served.ranker.utility, served.bundle.schema
+    if utility is None or utility.bid_on is None or schema.bid is None:
+        return None
+    p_K = ranking.scores.probabilities_CA[:, schema.action_index(utility.bid_on)]
+    evc_K = audit.columns[schema.bid].double() * p_K
+    return np.asarray(evc_K.numpy()[places_n].round().astype(np.int64))
+
+
 def _served_request(
     batch: Batch, ranking: Ranking, places_n: NDArray[np.int64], served: ServedBundle, correction_id: str | None
 ) -> ServedRequest:
@@ -181,5 +193,6 @@ def _served_request(
         bundle_id=served.bundle.id,
         correction_id=correction_id,
         segments_KS=segments_of(batch, calibrate_by) if calibrate_by else None,
+        prices_micros_n=_prices(ranking, places_n, served, audit),
         audit=audit.columns,
     )
