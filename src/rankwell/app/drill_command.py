@@ -1,0 +1,61 @@
+"""`rankwell drill SCENARIO`: rehearse an outage, print its timeline and verdict, write its page and numbers."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+
+from rankwell.app.json_file import Json, write_json
+from rankwell.app.study_page import write_study
+from rankwell.errors import RecipeError
+from rankwell.serving.bundle import read_bundle
+from rankwell.simulation.incident import Incident
+from rankwell.simulation.incident_calibration_bug import CalibrationBug
+from rankwell.simulation.incident_quiet import Quiet
+from rankwell.simulation.incident_unit_change import UnitChange
+from rankwell.studies.drill import DrillSettings, run_drill
+from rankwell.studies.drill_verdict import judged
+
+__all__ = ["drill"]
+
+_console: Final = Console()
+_INCIDENTS: Final[tuple[Incident, ...]] = (CalibrationBug(), UnitChange(), Quiet())
+
+
+def drill(
+    scenario: Annotated[str, typer.Argument(help=" · ".join(incident.name for incident in _INCIDENTS))],
+    bundle: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Of the marketplace, as `rankwell demo` writes it.")
+    ] = Path("out/demo/bundle"),
+    seed: Annotated[int, typer.Option(min=0, help="Of the marketplace and of everything that is drawn.")] = 0,
+    requests: Annotated[int, typer.Option(min=1_000, help="A day, from the onset on.")] = 32_000,
+    out: Annotated[Path | None, typer.Option(help="The HTML page; by default out/drill-SCENARIO.html.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Rehearse an outage with a real server, a real log and a real watcher in simulated time; fails if it fails."""
+    found = [incident for incident in _INCIDENTS if incident.name == scenario]
+    if not found:
+        raise RecipeError(
+            "there is no such scenario", found=scenario, allowed=[incident.name for incident in _INCIDENTS]
+        )
+    started = time.perf_counter()
+    settings = DrillSettings(seed=seed, requests_per_day=requests)
+    with tempfile.TemporaryDirectory(prefix="rankwell-drill-") as folder:
+        played = run_drill(found[0], read_bundle(bundle), Path(folder), settings, say=_say)
+    result = judged(played)
+    for table in result.tables:
+        _console.print(table)
+    _console.print(f"[bold]{result.finding}[/]   ({time.perf_counter() - started:.0f} s)")
+    write_json(json_file, {**result.numbers, "took_s": time.perf_counter() - started})
+    _console.print(str(write_study(result, out or Path(f"out/drill-{scenario}.html"))))
+    if not result.numbers["passed"]:
+        raise typer.Exit(1)
+
+
+def _say(text: str) -> None:
+    _console.print(text, highlight=False, style="dim")

@@ -1,0 +1,159 @@
+"""The server of a drill: `rankwell serve`'s own, in processes of its own, by a clock that the drill sets.
+
+python -m rankwell.studies.drill_server ROOT LOG CLOCK
+
+CLOCK is a file of one int64: UTC microseconds, mapped by all workers, so that it is the same time for all of them.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, Self, final
+
+import numpy as np
+
+from rankwell.errors import RequestError
+from rankwell.ranking.utility import Utility
+from rankwell.serving.http.serve_settings import ServeSettings
+from rankwell.serving.http.server_state import ServerLimits
+from rankwell.serving.http.supervisor import serve
+from rankwell.serving.server_clock import ServerClock
+
+__all__ = ["DrillServer"]
+
+_LONGEST_S: Final = 60.0
+_WORKERS: Final = 2
+_CLIENTS: Final = 4
+_LIMITS: Final = ServerLimits(deadline_ms=60_000.0)
+"""A drill waits for its answers: its time stands still until they are there."""
+_LOOKS: Final = 12
+"""Connections that are opened to hear from every worker: the kernel shares them out, one is missed in 2^11."""
+_ANSWERING: Final = "answering at "
+
+
+@final
+class DrillServer:
+    """From the beginning of a block until SIGTERM at its end.
+
+    Args:
+        root: Of the `RolloutFolder` that it follows.
+        log: Folder of what is served and of what follows.
+        clock: The file of the time; it is made here.
+        now_us: The time at the beginning, UTC microseconds.
+    """
+
+    def __init__(self, root: Path, log: Path, clock: Path, *, now_us: int) -> None:
+        self._time = np.memmap(clock, np.int64, "w+", shape=(1,))
+        self._time[0] = now_us
+        self._command = [sys.executable, "-m", __name__, str(root), str(log), str(clock)]
+        self._said = clock.with_name("server.txt")
+        self.host = ""
+
+    def __enter__(self) -> Self:
+        with self._said.open("ab") as said:
+            self._process = subprocess.Popen(
+                self._command, stdout=subprocess.PIPE, stderr=said, text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.startswith(_ANSWERING):
+            raise RequestError(
+                "the server of the drill did not start", found=self._said.read_text()[-500:], allowed="it listens",
+                do="start it by hand with `rankwell serve`, and see",
+            )  # fmt: skip
+        self.host = line.removeprefix(f"{_ANSWERING}http://").strip()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        self._process.communicate(timeout=_LONGEST_S)
+
+    def now_us(self) -> int:
+        """The time of the drill."""
+        return int(self._time[0])
+
+    def set_time(self, now_us: int) -> None:
+        """Let it be another time for all workers."""
+        self._time[0] = now_us
+
+    def wait_for(self, **expected: object) -> float:
+        """Until the server says so of itself; the seconds it took.
+
+        Raises:
+            RequestError: It doesn't within a minute.
+        """
+        begun_s, num_right, said = time.monotonic(), 0, dict[str, Any]()
+        while time.monotonic() < begun_s + _LONGEST_S:
+            connection = http.client.HTTPConnection(self.host, timeout=_LONGEST_S)
+            said = self._asked(connection, "GET", "/v2/health/ready", None)
+            connection.close()
+            num_right = num_right + 1 if all(said.get(name) == value for name, value in expected.items()) else 0
+            if num_right == _LOOKS:
+                return time.monotonic() - begun_s
+            if not num_right:
+                time.sleep(0.02)
+        raise RequestError("the server did not follow the folder", found=str(said)[:500], allowed=expected)
+
+    def rank_all(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The answers to requests, in their order; the time goes with theirs."""
+
+        def ranked(own: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+            connection = http.client.HTTPConnection(self.host, timeout=_LONGEST_S)
+            answers = []
+            for request in own:
+                self.set_time(max(self.now_us(), request["time_us"]))
+                answers.append(self._asked(connection, "POST", "/v1/rank", request))
+            connection.close()
+            return answers
+
+        with ThreadPoolExecutor(_CLIENTS) as pool:
+            parts = list(pool.map(ranked, [requests[client::_CLIENTS] for client in range(_CLIENTS)]))
+        answers: list[dict[str, Any]] = [{}] * len(requests)
+        for client, part in enumerate(parts):
+            answers[client::_CLIENTS] = part
+        return answers
+
+    def report(self, actions: Sequence[dict[str, Any]]) -> None:
+        """Report actions."""
+        connection = http.client.HTTPConnection(self.host, timeout=_LONGEST_S)
+        for first in range(0, len(actions), 5_000):
+            self._asked(connection, "POST", "/v1/actions", {"actions": actions[first : first + 5_000]})
+        connection.close()
+
+    def _asked(self, connection: http.client.HTTPConnection, method: str, path: str, body: Any) -> dict[str, Any]:
+        content = None if body is None else json.dumps(body).encode()
+        connection.request(method, path, content, {"content-type": "application/json"} if content else {})
+        answer = connection.getresponse()
+        said: dict[str, Any] = json.loads(answer.read())
+        if answer.status != 200:
+            raise RequestError(f"the server refuses {path}", found=f"{answer.status}: {said}"[:500], allowed=200)
+        return said
+
+
+def main() -> int:
+    """Serve until SIGTERM."""
+    root, log, clock = map(Path, sys.argv[1:])
+    time_us = np.memmap(clock, np.int64, "r", shape=(1,))
+    settings = ServeSettings(
+        root, port=0, num_workers=_WORKERS, log=log, utility=Utility(bid_on="click"), limits=_LIMITS
+    )
+    return serve(settings, clock=ServerClock(lambda: int(time_us[0]), time.perf_counter), on_ready=_say)
+
+
+def _say(url: str) -> None:
+    sys.stdout.write(f"{_ANSWERING}{url}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,285 @@
+"""What a drill came to: its timeline, its money, and whether it was mastered.
+
+Letters in names: W quarter-hours · G segments.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, final
+
+from rich.table import Table
+
+from rankwell.mitigation.mitigation_plan import MitigationPlan
+from rankwell.mitigation.watch_round import RoundReport
+from rankwell.monitoring.tick_history import TICK_US
+from rankwell.studies.chart import Chart, Line, Panel
+from rankwell.studies.drill import Drill
+from rankwell.studies.drill_baseline import SEGMENT
+from rankwell.studies.drill_window import DrillWindow, money
+from rankwell.studies.study import StudyResult
+
+__all__ = ["Cause", "judged", "ranked_causes"]
+
+_WINDOW_US: Final = 1_800_000_000 + 120_000_000
+"""Until labels are known: the clicks' attribution window, and what may come late."""
+_MICROS: Final = 1e6
+_GREATEST: Final = 1e3
+_WITHIN: Final = (0.95, 1.05)
+_MOST_MOVED: Final = 0.02
+_LEAST_CUT: Final = 0.8
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A segment and a column in which something is other than it was.
+
+    Args:
+        segment: A value of the segments' feature.
+        column: The feature, logit, probability or action.
+        score: How far the worst alarm of the two is beyond its limit, times the segment's share of the spend.
+    """
+
+    segment: int
+    column: str
+    score: float
+
+
+def ranked_causes(report: RoundReport) -> list[Cause]:
+    """The alarms of a round as causes, the likeliest first: one for each segment and column.
+
+    Args:
+        report: With its spend; where nothing was spent, segments count alike.
+    """
+    total = sum(report.spend_micros.values())
+    scores: dict[tuple[int, str], float] = {}
+    for reading in report.readings:
+        if reading.is_alarm and reading.segment in report.spend_micros:
+            share = report.spend_micros[reading.segment] / total if total else 1.0
+            beyond = min(reading.value / reading.limit, _GREATEST) if reading.limit > 0 else _GREATEST
+            key = reading.segment, reading.column
+            scores[key] = max(scores.get(key, 0.0), beyond * share)
+    return sorted((Cause(*key, score) for key, score in scores.items()), key=lambda cause: -cause.score)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Story:
+    """When what happened first, UTC microseconds; None: never."""
+
+    drifted_us: int | None
+    clicked_us: int | None
+    causes: list[Cause]
+    mitigated_us: int | None
+    recovered_us: int | None
+    gone_us: int | None
+
+
+def judged(drill: Drill) -> StudyResult:
+    """Tables, a chart, the verdict and its numbers."""
+    story = _story(drill)
+    numbers = _numbers(drill, story)
+    checks = _checks(drill, story, numbers)
+    passed = all(checks.values())
+    numbers |= {f"check/{name}": float(held) for name, held in checks.items()}
+    numbers["passed"] = float(passed)
+    failed = [name for name, held in checks.items() if not held]
+    verdict = "passed" if passed else f"FAILED: {', '.join(failed)}"
+    finding = f"{drill.incident.name}, seed {drill.settings.seed}: {verdict}."
+    tables = (_timeline(drill, story), _window_table(drill), _money_table(drill, story))
+    return StudyResult(f"drill {drill.incident.name}", tables, finding, numbers, (_chart(drill, story),))
+
+
+def _story(drill: Drill) -> _Story:
+    hurt, suspects = drill.incident.segments, drill.incident.suspects
+    during = [(drill.onset_us + k * TICK_US, report) for k, report in enumerate(drill.rounds)]
+    during = [(time_us, report) for time_us, report in during if drill.onset_us < time_us <= drill.fixed_us]
+    drifted = clicked = mitigated = None
+    causes: list[Cause] = []
+    for time_us, report in during:
+        alarms = [r for r in report.readings if r.is_alarm and (r.column in suspects or not suspects)]
+        of_clicks = [r for r in alarms if r.name.startswith("calibration") and (not hurt or r.segment in hurt)]
+        kinds = {decision.kind for decision in report.decisions}
+        if drifted is None and any(not r.name.startswith("calibration") for r in alarms):
+            drifted = time_us
+        if clicked is None and (of_clicks or "apply" in kinds):
+            clicked = time_us
+        if not causes:
+            causes = ranked_causes(report)
+        if mitigated is None and "apply" in kinds:
+            mitigated = time_us
+    after = [window for window in drill.windows if mitigated is not None and window.start_us >= mitigated]
+    within = [window.start_us for window in after if hurt and all(_is_within(window.ratio(s)) for s in hurt)]
+    served_since = [window for window in drill.windows if window.start_us >= drill.fixed_us]
+    gone = next((window.start_us for window in served_since if not window.correction_ids), None)
+    return _Story(drifted, clicked, causes, mitigated, within[0] if within else None, gone)
+
+
+def _is_within(ratio: float) -> bool:
+    return _WITHIN[0] <= ratio <= _WITHIN[1]
+
+
+def _numbers(drill: Drill, story: _Story) -> dict[str, float]:
+    hurt = sorted(drill.incident.segments)
+    healthy = [segment for segment in drill.segments if segment not in hurt]
+    during = [window for window in drill.windows if window.start_us < drill.fixed_us]
+    corrected = [
+        window for window in during if story.mitigated_us is not None and window.start_us >= story.mitigated_us
+    ]
+    settled = [
+        window for window in corrected if story.recovered_us is not None and window.start_us >= story.recovered_us
+    ]
+    numbers = {
+        "num_baseline_shown": float(drill.num_shown),
+        "num_requests_per_window": sum(w.num_requests for w in during) / len(during),
+        "detected_by_drift_windows": _windows(story.drifted_us, drill.onset_us),
+        "detected_by_clicks_windows": _windows(story.clicked_us, drill.onset_us + _WINDOW_US),
+        "recovered_windows_after_detection": _windows(story.recovered_us, story.clicked_us),
+        "most_moved_healthy_rate": max((w.moved(healthy) for w in corrected), default=0.0),
+        "correction_gone_s": math.nan if story.gone_us is None else (story.gone_us - drill.fixed_us) / _MICROS,
+        "slowest_pick_up_s": max(drill.pick_up_s),
+    }
+    for span, windows in (("incident", during), ("corrected", corrected)):
+        for name, column in _CHARGED.items():
+            found = money(windows, hurt, column)
+            numbers[f"{span}/{name}/over_micros"] = found.over_micros
+            numbers[f"{span}/{name}/under_micros"] = found.under_micros
+        none, served = (numbers[f"{span}/{name}/over_micros"] for name in ("none", "served"))
+        numbers[f"{span}/over_cut_rate"] = 1 - served / none if none else math.nan
+    if hurt:
+        numbers["ratio_hurt"] = _ratio(during[:1], hurt)
+        numbers["ratio_corrected"] = _ratio(settled, hurt)
+    if story.causes:
+        first = story.causes[0]
+        numbers["cause_segment"] = float(first.segment)
+        numbers["cause_is_first"] = float(_is_right(drill, first))
+    return numbers
+
+
+_CHARGED: Final = {"none": "charged_without_G", "served": "charged_G", "oracle": "charged_oracle_G"}
+
+
+def _ratio(windows: Sequence[DrillWindow], segments: Sequence[int]) -> float:
+    """Promised over true of several quarter-hours together."""
+    places = [windows[0].segments.index(segment) for segment in segments] if windows else []
+    promised = sum(float(window.promised_G[places].sum()) for window in windows)
+    true = sum(float(window.true_G[places].sum()) for window in windows)
+    return promised / true if true else math.nan
+
+
+def _windows(time_us: int | None, since_us: int | None) -> float:
+    return math.nan if time_us is None or since_us is None else (time_us - since_us) / TICK_US
+
+
+def _is_right(drill: Drill, cause: Cause) -> bool:
+    hurt = drill.incident.segments
+    return cause.column in drill.incident.suspects and (not hurt or cause.segment in hurt)
+
+
+def _checks(drill: Drill, story: _Story, numbers: dict[str, float]) -> dict[str, bool]:
+    if not drill.incident.suspects:
+        return {"nothing is corrected": story.mitigated_us is None}
+    longest_s = MitigationPlan(action="click", feature=SEGMENT, segments=drill.segments).lifetime_us / _MICROS
+    return {
+        "drift within a window": numbers["detected_by_drift_windows"] <= 1,
+        "clicks within a window of their labels": numbers["detected_by_clicks_windows"] <= 1,
+        "right cause first": bool(numbers.get("cause_is_first", 0.0)),
+        "ratio back within two windows": numbers["recovered_windows_after_detection"] <= 2,
+        "over-spend cut by 80 %": numbers["corrected/over_cut_rate"] >= _LEAST_CUT,
+        "no healthy segment moved by 2 %": numbers["most_moved_healthy_rate"] <= _MOST_MOVED,
+        "correction gone in time": numbers["correction_gone_s"] <= longest_s,
+    }
+
+
+def _clock(time_us: int | None) -> str:
+    return "never" if time_us is None else f"{datetime.fromtimestamp(time_us / _MICROS, UTC):%a %H:%M}"
+
+
+def _timeline(drill: Drill, story: _Story) -> Table:
+    table = Table("when", "", "what", title=f"incident: {drill.incident.name}")
+    lines = [
+        (drill.onset_us, "injected", drill.incident.summary),
+        (story.drifted_us, "detected", "without labels, by drift"),
+        (story.drifted_us, "explained", _explained(story.causes)),
+        (story.clicked_us, "detected", f"by clicks; their labels take {_WINDOW_US / _MICROS / 60:.0f} minutes"),
+        (story.recovered_us, "recovered", f"promised / true within {_WITHIN[0]}–{_WITHIN[1]}"),
+        (drill.fixed_us, "fixed", "what is right is deployed"),
+        (story.gone_us, "gone", "no correction is in force"),
+    ]
+    for number, report in enumerate(drill.rounds):
+        at_us = drill.onset_us + number * TICK_US
+        lines += [
+            (at_us, "mitigated" if decision.kind in ("apply", "adjust") else decision.kind, decision.reason)
+            for decision in report.decisions
+        ]
+    for time_us, kind, what in sorted(lines, key=lambda line: math.inf if line[0] is None else line[0]):
+        table.add_row(_clock(time_us), kind, what)
+    return table
+
+
+def _explained(causes: Sequence[Cause]) -> str:
+    return "; ".join(f"{SEGMENT} {c.segment} × {c.column} ({c.score:.2f})" for c in causes[:3]) or "no cause is named"
+
+
+def _window_table(drill: Drill) -> Table:
+    table = Table(title="promised / true, by the true probabilities; one row a quarter-hour")
+    for name in ("from", "requests", *(f"{SEGMENT} {s}" for s in drill.segments), "correction"):
+        table.add_column(name, justify="right")
+    for window in drill.windows:
+        ratios = [f"{window.ratio(segment):.3f}" for segment in window.segments]
+        table.add_row(
+            _clock(window.start_us), f"{window.num_requests:,}", *ratios, "in force" if window.correction_ids else ""
+        )
+    return table
+
+
+def _money_table(drill: Drill, story: _Story) -> Table:
+    table = Table("", "from", "over", "under", title="charged beyond worth, and short of it, where it hurts; in units")
+    during = [window for window in drill.windows if window.start_us < drill.fixed_us]
+    spans = {"from the onset": drill.onset_us, "from the first correction": story.mitigated_us}
+    for span, from_us in spans.items():
+        windows = [window for window in during if from_us is not None and window.start_us >= from_us]
+        for name, column in _CHARGED.items():
+            found = money(windows, sorted(drill.incident.segments), column)
+            label = {"none": "without mitigation", "served": "as it was", "oracle": "an oracle"}[name]
+            table.add_row(label, span, f"{found.over_micros / _MICROS:,.1f}", f"{found.under_micros / _MICROS:,.1f}")
+    return table
+
+
+def _chart(drill: Drill, story: _Story) -> Chart:
+    minutes = [(window.start_us - drill.onset_us) / 60e6 + 7.5 for window in drill.windows]
+    hurt = sorted(drill.incident.segments)
+    ratios = Panel(
+        title="promised / true", x_label="minutes since the onset", y_label="by the true probabilities",
+        lines=tuple(
+            Line(name=f"{SEGMENT} {segment}", x=minutes, y=[window.ratio(segment) for window in drill.windows],
+                 style="line" if segment in hurt else "dashed")
+            for segment in drill.segments
+        ),
+        upright=None if story.mitigated_us is None else (story.mitigated_us - drill.onset_us) / 60e6,
+    )  # fmt: skip
+    names = {"without mitigation": "charged_without_G", "as it was": "charged_G", "an oracle": "charged_oracle_G"}
+    spend = Panel(
+        title="charged beyond worth", x_label="minutes since the onset", y_label="units in a quarter-hour",
+        lines=tuple(
+            Line(name=name, x=minutes, y=[_off(window, hurt, column) for window in drill.windows])
+            for name, column in names.items()
+        ),
+        upright=ratios.upright,
+    )  # fmt: skip
+    return Chart(
+        name="drill",
+        title="The incident",
+        caption="Each point is a quarter-hour; the upright line is the first correction.",
+        description="Calibration ratio by segment and overspend over the minutes since the onset of the incident.",
+        panels=(ratios, spend),
+    )
+
+
+def _off(window: DrillWindow, segments: Sequence[int], column: str) -> float:
+    found = money([window], segments, column)
+    return (found.over_micros - found.under_micros) / _MICROS

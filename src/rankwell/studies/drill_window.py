@@ -1,0 +1,95 @@
+"""What was promised, charged and true in each quarter-hour of a drill, by segment.
+
+Letters in names: W quarter-hours · G segments · C shown candidates, flat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["DrillWindow", "Money", "money"]
+
+_Floats = NDArray[np.float64]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Money:
+    """Charged beyond what clicks are worth, and short of it, micros: sums over quarter-hours of one sign each."""
+
+    over_micros: float
+    under_micros: float
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class DrillWindow:
+    """One quarter-hour; sums over all that was shown in it.
+
+    Args:
+        start_us: UTC microseconds.
+        segments: G names.
+        true_G: Σ of the true probabilities.
+        promised_G, without_G, oracle_G: Σ p(click) as served; by the same bundle without a correction; by the bundle
+            that is right.
+        worth_G, charged_G, charged_without_G, charged_oracle_G: The same, times bids, micros.
+        num_requests: That were sent.
+        correction_ids: That were in force, as the answers say.
+    """
+
+    start_us: int
+    segments: tuple[int, ...]
+    true_G: _Floats
+    promised_G: _Floats
+    without_G: _Floats
+    oracle_G: _Floats
+    worth_G: _Floats
+    charged_G: _Floats
+    charged_without_G: _Floats
+    charged_oracle_G: _Floats
+    num_requests: int
+    correction_ids: frozenset[str]
+
+    @classmethod
+    def of(
+        cls, *, start_us: int, segments: tuple[int, ...], segment_C: NDArray[np.int64], bids_C: NDArray[np.int64],
+        true_C: _Floats, promised_C: _Floats, without_C: _Floats, oracle_C: _Floats, num_requests: int,
+        correction_ids: frozenset[str],
+    ) -> Self:  # fmt: skip
+        """The sums of rows."""
+
+        def summed(values_C: _Floats) -> _Floats:
+            return np.array([values_C[segment_C == segment].sum() for segment in segments])
+
+        columns = (true_C, promised_C, without_C, oracle_C)
+        sums = [summed(values_C) for values_C in columns]
+        money = [summed(values_C * bids_C) for values_C in columns]
+        return cls(start_us, segments, *sums, *money, num_requests, correction_ids)
+
+    def ratio(self, segment: int) -> float:
+        """Promised over true, of what was served."""
+        g = self.segments.index(segment)
+        return float(self.promised_G[g] / self.true_G[g])
+
+    def moved(self, healthy: Sequence[int]) -> float:
+        """By what share a correction moved the probabilities of segments that are right, at most."""
+        is_healthy_G = np.isin(self.segments, healthy)
+        return float(np.max(np.abs(self.promised_G / self.without_G - 1)[is_healthy_G], initial=0.0))
+
+
+def money(windows: Sequence[DrillWindow], segments: Sequence[int], name: str) -> Money:
+    """What was charged over and under in some segments, all of them together.
+
+    Args:
+        windows: Quarter-hours.
+        segments: Of them.
+        name: Of the column of what was charged.
+    """
+    is_asked_G = np.isin(windows[0].segments, segments) if windows else np.zeros(0, bool)
+    off = [float((getattr(window, name) - window.worth_G)[is_asked_G].sum()) for window in windows]
+    return Money(sum(o for o in off if o > 0), -sum(o for o in off if o < 0))
