@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from rankwell.app.drill_command import drill
 from rankwell.app.export_command import export
 from rankwell.app.features_command import features
 from rankwell.app.fit_budget_command import fit_budget_command
@@ -54,6 +55,7 @@ app.command()(features)
 app.command()(serve)
 app.command()(deploy)
 app.command()(rollback)
+app.command()(drill)
 
 
 class _TablesByDefault(TyperGroup):
