@@ -27,6 +27,7 @@ from rankwell.app.run import EvaluatedRun, evaluate_run, report_run, train_runs
 from rankwell.app.serve_command import deploy, rollback, serve
 from rankwell.app.served_log_commands import compact, label
 from rankwell.app.study_commands import study
+from rankwell.app.watch_command import watch
 from rankwell.data.writer import impressions_table
 from rankwell.errors import RankwellError, RequestError
 from rankwell.serving.bundle import read_bundle
@@ -56,6 +57,7 @@ app.command()(serve)
 app.command()(deploy)
 app.command()(rollback)
 app.command()(drill)
+app.command()(watch)
 
 
 class _TablesByDefault(TyperGroup):

@@ -1,0 +1,189 @@
+"""The page of a watch: drawn by the server after each round, and brought up to date in the browser as it changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib import resources
+from typing import Final, final
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from rankwell.app.dashboard_chart import HEIGHT, WIDTH, ratio_charts, spend_chart
+from rankwell.app.number_format import number
+from rankwell.mitigation.watch_view import WatchView, segment_text
+from rankwell.monitoring.pane_layout import ALL_ROWS
+from rankwell.monitoring.reading import Reading
+
+__all__ = ["Dashboard"]
+
+_STALE_US: Final = 20 * 60_000_000
+_MOST_BARS: Final = 12
+_MARK: Final = 60.0
+"""Where on a bar's track its limit stands, in percent."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    where: str
+    statistic: str
+    value: str
+    limit: str
+    times: str
+    share: float
+    is_alarm: bool
+
+
+@final
+class Dashboard:
+    """What is shown of a watch; a sink of its rounds.
+
+    Args:
+        name: Of what is watched, as the page's head has it.
+        now_us: UTC microseconds.
+        latency: The server's, in words and numbers: name to text; nothing where it isn't known.
+    """
+
+    def __init__(
+        self, name: str, *, now_us: Callable[[], int], latency: Callable[[], dict[str, str]] | None = None
+    ) -> None:
+        self._name, self._now_us, self._latency = name, now_us, latency
+        self._view: WatchView | None = None
+        self._drawn: dict[str, object] = {}
+        self._problem: str | None = None
+
+    def tell(self, view: WatchView) -> None:
+        """See `AlarmSink`."""
+        drawn: dict[str, object] = {
+            "ratios": ratio_charts(view),
+            "spend": spend_chart(view),
+            "bars": _bars(view),
+            "num_unjudged": sum(not math.isfinite(one.limit) for one in _drift(view)),
+            "num_drift": len(_drift(view)),
+        }
+        self._view, self._drawn = view, drawn
+
+    def close(self) -> None:
+        """See `AlarmSink`."""
+
+    def problem(self, text: str | None) -> None:
+        """Say why nothing is looked at; None: all is well again."""
+        self._problem = text
+
+    def page(self) -> bytes:
+        """The whole page."""
+        return _template("dashboard.html.jinja").render(name=self._name, content=self.content().decode()).encode()
+
+    def content(self) -> bytes:
+        """What changes of it, as HTML; equal bytes where nothing has."""
+        view, now_us = self._view, self._now_us()
+        return (
+            _template("dashboard_content.html.jinja")
+            .render(
+                name=self._name,
+                view=view,
+                problem=self._problem,
+                is_stale=view is not None and now_us - view.now_us > _STALE_US,
+                correction=None if view is None else _correction(view, now_us),
+                alarms=[] if view is None else _alarms(view, now_us),
+                latency=None if self._latency is None else self._latency(),
+                width=WIDTH,
+                height=HEIGHT,
+                mark=_MARK,
+                clock=clock_text,
+                ago=span_text,
+                number=number,
+                segment=lambda value: segment_text("" if view is None else view.feature, value),
+                now_us=now_us,
+                **self._drawn,
+            )
+            .encode()
+        )
+
+
+def clock_text(time_us: int) -> str:
+    """A time of UTC.
+
+    >>> clock_text(1_790_000_000_000_000)
+    '21 Sep 14:13 UTC'
+    """
+    return datetime.fromtimestamp(time_us / 1e6, UTC).strftime("%d %b %H:%M UTC")
+
+
+def span_text(span_us: int) -> str:
+    """A span in whole minutes.
+
+    >>> span_text(59_000_000), span_text(7_260_000_000), span_text(-1)
+    ('< 1 min', '2 h 1 min', '< 1 min')
+    """
+    minutes = span_us // 60_000_000
+    if minutes < 1:
+        return "< 1 min"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _drift(view: WatchView) -> list[Reading]:
+    return [one for one in view.report.readings if not one.name.startswith("calibration")]
+
+
+def _bars(view: WatchView) -> list[_Bar]:
+    """Those nearest to their limits, each statistic, column and segment once, by the window that is nearer."""
+    nearest: dict[tuple[str, str, int], tuple[float, Reading]] = {}
+    for reading in _drift(view):
+        if math.isfinite(reading.value) and math.isfinite(reading.limit) and reading.limit > 0:
+            key, share = (reading.name, reading.column, reading.segment), reading.value / reading.limit
+            if key not in nearest or share > nearest[key][0]:
+                nearest[key] = share, reading
+    ordered = sorted(nearest.values(), key=lambda pair: (not pair[1].is_alarm, -pair[0]))
+    return [
+        _Bar(
+            where=f"{one.column} · {segment_text(view.feature, one.segment)}",
+            statistic=f"{one.name.replace('_', ' ')}, {'hour' if one.window_s > 900 else 'quarter-hour'}",
+            value=f"{one.value:.3g}", limit=f"{one.limit:.3g}", times=f"{share:.2g}",
+            share=round(min(share * _MARK, 100.0), 2), is_alarm=one.is_alarm,
+        )
+        for share, one in ordered[:_MOST_BARS]
+    ]  # fmt: skip
+
+
+def _alarms(view: WatchView, now_us: int) -> list[tuple[str, str, str, str]]:
+    """What, where, since when and for how long: calibration first, then segments before all rows, the newest first."""
+    ordered = sorted(
+        view.standing,
+        key=lambda run: (not run.name.startswith("calibration"), run.segment == ALL_ROWS, -run.since_us),
+    )
+    return [
+        (
+            f"{run.name.replace('_', ' ')}: {run.column}", segment_text(view.feature, run.segment),
+            clock_text(run.since_us).removesuffix(" UTC"), span_text(now_us - run.since_us),
+        )
+        for run in ordered
+    ]  # fmt: skip
+
+
+def _correction(view: WatchView, now_us: int) -> dict[str, object] | None:
+    """The one in force, as long as it is; a page that stays open sees it end."""
+    one = view.correction
+    if one is None or now_us >= one.expires_us:
+        return None
+    offsets = [
+        (f"{action}, {feature} {value}", f"{offset:+.3f}", f"× {math.exp(offset):.2f}")
+        for action, features in one.log_odds_offsets.items()
+        for feature, values in features.items()
+        for value, offset in sorted(values.items(), key=lambda pair: int(pair[0]))
+    ]
+    return {
+        "id": one.id, "reason": one.reason, "offsets": offsets, "until": clock_text(one.expires_us),
+        "left": span_text(one.expires_us - now_us), "blend": None if one.blend is None else one.blend.weight,
+        "num_rows": sum(len(rows) for tables in one.wide_changes.values() for rows in tables.values()),
+    }  # fmt: skip
+
+
+@lru_cache
+def _template(name: str) -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(resources.files("rankwell.app").joinpath(name).read_text("utf-8"))
