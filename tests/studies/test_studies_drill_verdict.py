@@ -12,6 +12,7 @@ from rankwell.monitoring.tick_history import TICK_US
 from rankwell.simulation.incident import Incident
 from rankwell.simulation.incident_calibration_bug import CalibrationBug
 from rankwell.simulation.incident_quiet import Quiet
+from rankwell.simulation.incident_unit_change import UnitChange
 from rankwell.studies.drill import Drill, DrillSettings
 from rankwell.studies.drill_verdict import judged, ranked_causes
 from rankwell.studies.drill_window import DrillWindow, money
@@ -111,3 +112,13 @@ def test_who_corrects_in_quiet_times_has_failed() -> None:
     assert judged(drill(*windows, rounds=rounds, incident=Quiet())).numbers["passed"] == 1
     rounds[2] = report(2, kind="apply")
     assert judged(drill(*windows, rounds=rounds, incident=Quiet())).numbers["passed"] == 0
+
+
+def test_of_a_wrong_feature_the_feature_is_to_be_found_and_no_offset_is_asked_for() -> None:
+    windows = [window(k, 1.0) for k in range(3)]
+    found = reading("psi", "experience_years", 2, 4.0)
+    result = judged(drill(*windows, rounds=[report(0), report(1, found), *map(report, (2, 3))], incident=UnitChange()))
+    assert result.numbers["passed"] == 1, result.finding
+    rounds = [report(0), report(1, found, DRIFT), report(2), report(3)]
+    other = judged(drill(*windows, rounds=rounds, incident=CalibrationBug()))
+    assert other.numbers["cause_is_first"] == 0
