@@ -160,17 +160,16 @@ def num_counted(folder: Path) -> int:
 
 
 def counted_under_fire(run: FlinkRun, minutes: Path, *, num_kills: int, num_rows: int) -> list[float]:
-    """Kill the job after it committed something new, start it again, and let it end at last.
+    """Kill the job when it has committed another part of the rows, start it again, and let it end at last.
 
     Returns:
         The share of the rows that was committed at each kill.
     """
     shares: list[float] = []
     run.start()
-    while run.is_running() and len(shares) < num_kills:
-        before = num_counted(minutes)
-        while run.is_running() and num_counted(minutes) == before:
-            time.sleep(0.02)
+    for number in range(1, num_kills + 1):
+        while run.is_running() and num_counted(minutes) < num_rows * number / (num_kills + 1):
+            time.sleep(0.2)
         if run.is_running():
             run.kill()
             shares.append(num_counted(minutes) / num_rows)
@@ -184,7 +183,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--json", type=Path, help="write the numbers to this file")
     arguments.add_argument("--without-peers", action="store_true", help="no Flink: the embedded engine and the feed")
-    arguments.add_argument("--requests", type=int, default=50_000, help=f"of {NUM_SHOWN} rows each")
+    arguments.add_argument("--requests", type=int, default=20_000, help=f"of {NUM_SHOWN} rows each")
     arguments.add_argument("--minutes", type=int, default=180, help="that they are spread over")
     arguments.add_argument("--kills", type=int, default=3)
     arguments.add_argument("--files", type=int, default=60, help="where rows stand in many")
