@@ -20,6 +20,8 @@ __all__ = ["NullTail"]
 _LEAST_SKEW: Final = 1e-2
 """Below it a gamma of so large a shape is a normal anyway."""
 _NUM_NODES: Final = 7
+_NODES_J, _WEIGHTS_J = hermegauss(_NUM_NODES)
+_CHANCES_J: Final = _WEIGHTS_J / _WEIGHTS_J.sum()
 _NUM_HALVINGS: Final = 50
 
 _Floats = NDArray[np.float64]
@@ -118,9 +120,7 @@ class NullTail:
         """What the scale may be, over what it is thought to be, and the chance of each."""
         if not np.any(np.asarray(self.scale_error) > 0):
             return np.ones(1), np.ones(1)
-        nodes_J, weights_J = hermegauss(_NUM_NODES)
-        scales_J = np.exp(np.asarray(self.scale_error)[..., None] * nodes_J)
-        return scales_J, weights_J / weights_J.sum()
+        return np.exp(np.asarray(self.scale_error)[..., None] * _NODES_J), _CHANCES_J
 
 
 def _ratio(over: _Floats, under: _Floats) -> _Floats:
