@@ -67,9 +67,12 @@ class DrillWindow:
             return np.array([values_C[segment_C == segment].sum() for segment in segments])
 
         columns = (true_C, promised_C, without_C, oracle_C)
-        sums = [summed(values_C) for values_C in columns]
-        money = [summed(values_C * bids_C) for values_C in columns]
-        return cls(start_us, segments, *sums, *money, num_requests, correction_ids)
+        true_G, promised_G, without_G, oracle_G = (summed(values_C) for values_C in columns)
+        worth_G, charged_G, charged_without_G, charged_oracle_G = (summed(values_C * bids_C) for values_C in columns)
+        return cls(
+            start_us, segments, true_G, promised_G, without_G, oracle_G,
+            worth_G, charged_G, charged_without_G, charged_oracle_G, num_requests, correction_ids,
+        )  # fmt: skip
 
     def ratio(self, segment: int) -> float:
         """Promised over true, of what was served."""
