@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import watch_view_example as example
 from prometheus_client.parser import text_string_to_metric_families
 
+import watch_view_example as example
 from rankwell.errors import RequestError
 from rankwell.mitigation.alarm_metrics import MetricsSink
 from rankwell.mitigation.alarm_sinks import AlarmSink, LogSink
