@@ -14,7 +14,7 @@ from rankwell.simulation.incident_calibration_bug import CalibrationBug
 from rankwell.simulation.incident_quiet import Quiet
 from rankwell.simulation.incident_unit_change import UnitChange
 from rankwell.studies.drill import Drill, DrillSettings
-from rankwell.studies.drill_verdict import judged, ranked_causes
+from rankwell.studies.drill_verdict import judged
 from rankwell.studies.drill_window import DrillWindow, money
 
 SEGMENTS = (2, 3)
@@ -70,13 +70,6 @@ def test_money_is_over_and_under_by_quarter_hours() -> None:
     found = money(windows, [3], "charged_G")
     assert found.over_micros == pytest.approx(2.0)  # 10 · (.3 − .1)
     assert found.under_micros == pytest.approx(0.5)  # 10 · (.05 − .1)
-
-
-def test_causes_are_ranked_by_alarm_times_spend() -> None:
-    other = reading("psi", "salary", 2, 0.4)
-    causes = ranked_causes(report(1, DRIFT, other, reading("psi", "quiet", 2, 0.05), reading("psi", "salary", -4, 5.0)))
-    assert [(cause.segment, cause.column) for cause in causes] == [(2, "salary"), (3, "served_probability_click")]
-    assert [cause.score for cause in causes] == pytest.approx([4 * 0.75, 9 * 0.25])
 
 
 def test_a_drill_that_is_mastered_passes_with_its_numbers() -> None:

@@ -14,7 +14,7 @@ from typing import Final, final
 from rich.table import Table
 
 from rankwell.mitigation.mitigation_plan import MitigationPlan
-from rankwell.mitigation.watch_round import RoundReport
+from rankwell.monitoring.causes import Cause, ranked_causes
 from rankwell.monitoring.tick_history import TICK_US
 from rankwell.studies.chart import Chart, Line, Panel
 from rankwell.studies.drill import Drill
@@ -22,48 +22,14 @@ from rankwell.studies.drill_baseline import SEGMENT
 from rankwell.studies.drill_window import DrillWindow, money
 from rankwell.studies.study import StudyResult
 
-__all__ = ["Cause", "judged", "ranked_causes"]
+__all__ = ["judged"]
 
 _WINDOW_US: Final = 1_800_000_000 + 120_000_000
 """Until labels are known: the clicks' attribution window, and what may come late."""
 _MICROS: Final = 1e6
-_GREATEST: Final = 1e3
 _WITHIN: Final = (0.95, 1.05)
 _MOST_MOVED: Final = 0.02
 _LEAST_CUT: Final = 0.8
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """A segment and a column in which something is other than it was.
-
-    Args:
-        segment: A value of the segments' feature.
-        column: The feature, logit, probability or action.
-        score: How far the worst alarm of the two is beyond its limit, times the segment's share of the spend.
-    """
-
-    segment: int
-    column: str
-    score: float
-
-
-def ranked_causes(report: RoundReport) -> list[Cause]:
-    """The alarms of a round as causes, the likeliest first: one for each segment and column.
-
-    Args:
-        report: With its spend; where nothing was spent, segments count alike.
-    """
-    total = sum(report.spend_micros.values())
-    scores: dict[tuple[int, str], float] = {}
-    for reading in report.readings:
-        if reading.is_alarm and reading.segment in report.spend_micros:
-            share = report.spend_micros[reading.segment] / total if total else 1.0
-            beyond = min(reading.value / reading.limit, _GREATEST) if reading.limit > 0 else _GREATEST
-            key = reading.segment, reading.column
-            scores[key] = max(scores.get(key, 0.0), beyond * share)
-    return sorted((Cause(*key, score) for key, score in scores.items()), key=lambda cause: -cause.score)
 
 
 @final
@@ -109,7 +75,7 @@ def _story(drill: Drill) -> _Story:
         if clicked is None and (of_clicks or "apply" in kinds):
             clicked = time_us
         if not causes:
-            causes = ranked_causes(report)
+            causes = ranked_causes(report.readings, report.spend_micros)
         if mitigated is None and "apply" in kinds:
             mitigated = time_us
     after = [window for window in drill.windows if mitigated is not None and window.start_us >= mitigated]

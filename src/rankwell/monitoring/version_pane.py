@@ -1,0 +1,127 @@
+"""Which bundle and which correction answered, minute by minute: what a deploy did to traffic, by the log itself.
+
+Letters in names: R requests · N cells, one for each minute, bundle and correction that answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, Self, final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from rankwell.errors import MonitoringError
+from rankwell.monitoring.pane import MINUTE_US
+
+__all__ = ["VersionPane", "VersionSpan"]
+
+_COLUMNS: Final = pa.schema(
+    {"minute": pa.int64(), "bundle_id": pa.string(), "correction_id": pa.string(), "num_requests": pa.int64()}
+)
+_KEYS: Final = ["minute", "bundle_id", "correction_id"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class VersionSpan:
+    """A bundle or a correction, from its first answer to its last.
+
+    Args:
+        kind: "bundle" or "correction".
+        version: Its id.
+        first_us, last_us: The minutes of its first and of its last request, UTC microseconds.
+        num_requests: That it answered.
+    """
+
+    kind: str
+    version: str
+    first_us: int
+    last_us: int
+    num_requests: int
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class VersionPane:
+    """How many requests each bundle answered in each minute, with which correction; panes add up by `+`.
+
+    Args:
+        table: Columns minute (since 1970 UTC), bundle_id, correction_id (null: none was in force) and num_requests;
+            ordered, each cell once.
+
+    >>> served = pa.table({"served_bundle_id": ["a", "a", "b"], "served_correction_id": [None, None, "m1"]})
+    >>> pane = VersionPane.of(served, np.array([0, 1, 61_000_000]))
+    >>> [(span.kind, span.version, span.first_us, span.num_requests) for span in (pane + pane).spans()]
+    [('bundle', 'a', 0, 4), ('bundle', 'b', 60000000, 2), ('correction', 'm1', 60000000, 2)]
+    """
+
+    table: Any = field(default_factory=lambda: _COLUMNS.empty_table())
+
+    @classmethod
+    def of(cls, served: Any, times_us_R: NDArray[np.int64]) -> Self:
+        """The pane of served requests.
+
+        Args:
+            served: Rows of the log, with the served columns.
+            times_us_R: int64, of each of them.
+        """
+        minutes_R = pa.array(times_us_R // MINUTE_US, pa.int64())
+        ids = [served[f"served_{name}"].combine_chunks().cast(pa.string()) for name in ("bundle_id", "correction_id")]
+        return cls._summed([minutes_R, *ids, pa.array(np.ones(len(times_us_R), np.int64))])
+
+    def __add__(self, other: VersionPane) -> VersionPane:
+        """The pane of the requests of both."""
+        both = pa.concat_tables([self.table, other.table]).combine_chunks()
+        return VersionPane._summed([both[name] for name in _COLUMNS.names])
+
+    def __len__(self) -> int:
+        """How many cells have requests."""
+        return len(self.table)
+
+    def between(self, from_us: int, until_us: int) -> VersionPane:
+        """The minutes that begin in [from_us, until_us)."""
+        time_us = pc.multiply(self.table["minute"], MINUTE_US)
+        return VersionPane(
+            self.table.filter(pc.and_(pc.greater_equal(time_us, from_us), pc.less(time_us, until_us))).combine_chunks()
+        )
+
+    def spans(self) -> tuple[VersionSpan, ...]:
+        """Of each bundle, and of each correction, by their first request; the time without a correction is none."""
+        spans = [span for kind in ("bundle", "correction") for span in self._spans_of(kind)]
+        return tuple(sorted(spans, key=lambda span: (span.first_us, span.kind, span.version)))
+
+    @classmethod
+    def from_table(cls, table: Any, *, file: str = "the table") -> Self:
+        """The pane whose `table` was kept.
+
+        Raises:
+            MonitoringError: It is something else.
+        """
+        if not table.schema.equals(_COLUMNS):
+            raise MonitoringError(
+                f"{file!r} does not hold which bundles answered", found=str(table.schema), do="count them again"
+            )
+        return cls(table.combine_chunks())
+
+    def _spans_of(self, kind: str) -> Iterable[VersionSpan]:
+        table = self.table.filter(pc.is_valid(self.table[f"{kind}_id"]))
+        grouped = table.group_by(f"{kind}_id", use_threads=False).aggregate(
+            [("minute", "min"), ("minute", "max"), ("num_requests", "sum")]
+        )
+        for row in grouped.to_pylist():
+            yield VersionSpan(
+                kind, row[f"{kind}_id"], row["minute_min"] * MINUTE_US, row["minute_max"] * MINUTE_US,
+                row["num_requests_sum"],
+            )  # fmt: skip
+
+    @classmethod
+    def _summed(cls, columns: list[Any]) -> Self:
+        table = pa.table(columns, schema=_COLUMNS)
+        summed = table.group_by(_KEYS, use_threads=False).aggregate([("num_requests", "sum")])
+        summed = summed.rename_columns([*_KEYS, "num_requests"])
+        order = [(name, "ascending") for name in _KEYS]
+        return cls(summed.select(_COLUMNS.names).sort_by(order).combine_chunks())
