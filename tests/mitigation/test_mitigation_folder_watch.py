@@ -78,6 +78,7 @@ def _equal(one: WatchCounts, other: WatchCounts) -> None:
         np.testing.assert_array_equal(one.pane.counts[name], counts)
     np.testing.assert_array_equal(one.outcomes.minutes_N, other.outcomes.minutes_N)
     np.testing.assert_allclose(one.outcomes.sums_NV6, other.outcomes.sums_NV6, rtol=1e-12)
+    assert one.versions.table.equals(other.versions.table)
 
 
 def test_killed_at_twenty_moments_nothing_is_lost_or_counted_twice(tmp_path: Path, monkeypatch: Any) -> None:
@@ -141,6 +142,7 @@ def test_counts_of_two_machines_add_up(tmp_path: Path) -> None:
         halves.append(watch.counts)
     halves[0].pane = halves[0].pane + halves[1].pane
     halves[0].outcomes = halves[0].outcomes + halves[1].outcomes
+    halves[0].versions = halves[0].versions + halves[1].versions
     _equal(halves[0], halves[2])
 
 
@@ -199,6 +201,6 @@ def test_what_is_older_than_is_kept_is_forgotten(tmp_path: Path) -> None:
     watch.step(now_us=clock[0] + 300 * S_US)
     assert (len(watch.counts.pane), len(watch.counts.outcomes)) == (2, 2)
     watch.step(now_us=clock[0] + 1_000 * S_US)
-    assert (len(watch.counts.pane), len(watch.counts.outcomes)) == (0, 0)
+    assert (len(watch.counts.pane), len(watch.counts.outcomes), len(watch.counts.versions)) == (0, 0, 0)
     served.close()
     actions.close()

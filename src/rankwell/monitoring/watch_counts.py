@@ -1,4 +1,4 @@
-"""All that watching keeps: panes, outcomes, what waits for labels, and how far the log was read, in one file."""
+"""All that watching keeps, in one file: panes, outcomes, who answered, what waits for labels, how far it has read."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from rankwell.monitoring.pane import MINUTE_US, Pane
 from rankwell.monitoring.pane_file import pane_from_table, pane_table
 from rankwell.monitoring.pane_layout import PaneLayout
 from rankwell.monitoring.pending_outcomes import PendingOutcomes
+from rankwell.monitoring.version_pane import VersionPane
 from rankwell.schema import Schema
 
 __all__ = ["WatchCounts"]
 
-_VERSION: Final = "1"
+_VERSION: Final = "2"
 _HEAD: Final = pa.schema({"log": pa.string(), "position": pa.string()})
 _US: Final = 1e6
 
@@ -54,7 +55,7 @@ class WatchCounts:
         late_s: float = 120.0,
         ahead_s: float = 60.0,
     ) -> None:
-        self.pane, self.outcomes = Pane.nothing(layout), OutcomePane.nothing(action)
+        self.pane, self.outcomes, self.versions = Pane.nothing(layout), OutcomePane.nothing(action), VersionPane()
         self.positions: dict[str, str] = {}
         """How far each log was read, as its reader writes it down."""
         self.settled_us = 0
@@ -79,6 +80,7 @@ class WatchCounts:
         is_new_R = self.arrivals.new(ids_R, times_us_R, now_us=now_us, since_us=self._stepped_us)
         served = served.filter(pa.array(is_new_R))
         if len(served):
+            self.versions = self.versions + VersionPane.of(served, times_us_R[is_new_R])
             rows = FlatRows.of_table(served, self._schema, self._names, rows="shown")
             self.pane = self.pane + Pane.of(self.pane.layout, rows)
             self.pending.add(served)
@@ -96,6 +98,7 @@ class WatchCounts:
         until_us = 2**62 // MINUTE_US * MINUTE_US
         self.pane = self.pane.between(oldest_us, until_us)
         self.outcomes = self.outcomes.between(oldest_us, until_us)
+        self.versions = self.versions.between(oldest_us, until_us)
 
     def write(self, path: str | Path) -> None:
         """Put all down; the file is whole or as it was.
@@ -109,7 +112,8 @@ class WatchCounts:
         times = {b"settled_us": str(self.settled_us), b"stepped_us": str(self._stepped_us)}
         head = head.replace_schema_metadata({b"rankwell.watch_version": _VERSION, **times})
         with AtomicFile(path) as file:
-            for table in (head, pane_table(self.pane), outcomes_table(self.outcomes), requests, actions):
+            panes = pane_table(self.pane), outcomes_table(self.outcomes), self.versions.table
+            for table in (head, *panes, requests, actions):
                 with pa.ipc.new_stream(file, table.schema) as writer:
                     writer.write_table(table)
 
@@ -122,8 +126,8 @@ class WatchCounts:
         """
         data = pa.BufferReader(Path(path).read_bytes())
         try:
-            tables = [pa.ipc.open_stream(data).read_all() for _ in range(5)]
-            head, pane, outcomes, requests, actions = tables
+            tables = [pa.ipc.open_stream(data).read_all() for _ in range(6)]
+            head, pane, outcomes, versions, requests, actions = tables
             metadata = head.schema.metadata or {}
             version = metadata.get(b"rankwell.watch_version", b"none").decode(errors="replace")
             if version != _VERSION:
@@ -135,6 +139,7 @@ class WatchCounts:
         if read_pane.layout != self.pane.layout or read_outcomes.action != self.outcomes.action:
             raise _no_checkpoint(path, "counts of another layout or action")
         self.pane, self.outcomes = read_pane, read_outcomes
+        self.versions = VersionPane.from_table(versions, file=str(path))
         self.settled_us, self._stepped_us = settled_us, stepped_us
         self.positions = dict(zip(head["log"].to_pylist(), head["position"].to_pylist(), strict=True))
         self.pending.with_tables(*(table if table.num_columns else None for table in (requests, actions)))
