@@ -38,7 +38,9 @@ class FolderWatch:
         self, folder: str | Path, counts: WatchCounts, checkpoint: str | Path,
         *, on_damage: Callable[[LogError], None],
     ) -> None:  # fmt: skip
-        self._folder, self._checkpoint, self._on_damage = Path(folder), Path(checkpoint), on_damage
+        self.folder = Path(folder)
+        """That servers log to."""
+        self._checkpoint, self._on_damage = Path(checkpoint), on_damage
         self.counts = counts.read(checkpoint) if self._checkpoint.exists() else counts
 
     def step(self, *, now_us: int) -> int:
@@ -54,11 +56,11 @@ class FolderWatch:
             LogError: The log was compacted past what was read: compact with `read_by`.
         """
         num = 0
-        for served, position in read_served(self._folder, self._position(_SERVED), on_damage=self._on_damage):
+        for served, position in read_served(self.folder, self._position(_SERVED), on_damage=self._on_damage):
             self.counts.see(served, now_us=now_us)
             self.counts.positions[_SERVED] = position.to_json()
             num += len(served)
-        actions = LogFolder(self._folder / _ACTIONS, _ACTIONS)
+        actions = LogFolder(self.folder / _ACTIONS, _ACTIONS)
         if actions.path.is_dir():
             for rows, _, position in read_records(actions, self._position(_ACTIONS), on_damage=self._on_damage):
                 self.counts.see_actions(rows)

@@ -91,6 +91,11 @@ class RolloutFolder:
         """Where a bundle of the folder stands."""
         return self.root / _BUNDLES / bundle_id
 
+    def bundle_ids(self) -> frozenset[str]:
+        """Of all bundles that were copied here."""
+        bundles = self.root / _BUNDLES
+        return frozenset(path.name for path in bundles.glob("[0-9a-f]*")) if bundles.is_dir() else frozenset()
+
     def read(self) -> Rollout:
         """What stands in the pointer.
 
