@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from rankwell.mitigation.explanation import Explanation, SegmentOutcome, Suspect
 from rankwell.mitigation.mitigation_state import Decision
+from rankwell.mitigation.requests_to_look_at import RequestToLookAt
 from rankwell.mitigation.watch_round import RoundReport
 from rankwell.mitigation.watch_view import WatchView
 from rankwell.monitoring.alarm_runs import AlarmRun
+from rankwell.monitoring.causes import Cause
 from rankwell.monitoring.outcome_pane import OutcomePane
 from rankwell.monitoring.pane_layout import ALL_ROWS
 from rankwell.monitoring.reading import Reading
@@ -44,6 +47,20 @@ def outcomes(*, wrong_from: int = 90, clicks: bool = True) -> OutcomePane:
     return total
 
 
+def explanation() -> Explanation:
+    """Of title 7, by a bundle that was deployed two minutes before."""
+    began_us = NOW_US // TICK_US * TICK_US - 6 * TICK_US
+    clicks = reading("calibration_served", "click", 7, 30.0, 9.0, window_start_us=began_us)
+    causes = (Cause(reading("psi", "years", 7, 0.31, 0.12), 0.4, 1.03), Cause(clicks, 0.4, 1.33))
+    suspects = (
+        Suspect("bundle", began_us - 2 * MINUTE_US, "bundle bb began to answer, after aa: 2 min before the onset"),
+        Suspect("upstream", began_us, "years moved: psi 0.31 nats, 2.6 × its limit"),
+    )
+    requests = (RequestToLookAt(5, began_us + MINUTE_US, 42, 1, "bb", None, 0.4, 400_000, 36.0),)
+    outcomes = (SegmentOutcome(3, 60.0, 60.0, 60_000_000), SegmentOutcome(7, 60.0, 120.0, 120_000_000))
+    return Explanation(NOW_US // TICK_US * TICK_US, began_us, causes, suspects, outcomes, requests)
+
+
 def view(**changes: Any) -> WatchView:
     started = AlarmRun("psi", "years", 7, NOW_US, NOW_US)
     stands = AlarmRun("calibration_served", "click", 7, NOW_US - 90 * MINUTE_US, NOW_US)
@@ -63,7 +80,8 @@ def view(**changes: Any) -> WatchView:
     given = {
         "now_us": NOW_US, "action": "click", "feature": "title", "segments": (3, 7),
         "report": RoundReport(
-            NOW_US // TICK_US * TICK_US, 800, readings, (started,), (decision,), {3: 5, 7: 2_000_000}
+            NOW_US // TICK_US * TICK_US, 800, readings, (started,), (decision,), {3: 5, 7: 2_000_000},
+            explanation(),
         ),
         "standing": (stands, started), "ended": (over,), "outcomes": outcomes(),
         "settled_us": NOW_US // TICK_US * TICK_US, "bundle_id": "0123456789abcdef", "correction": correction,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import resources
 from typing import Final, final
@@ -14,6 +13,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from rankwell.app.dashboard_chart import HEIGHT, WIDTH, ratio_charts, spend_chart
 from rankwell.app.number_format import number
+from rankwell.app.time_text import clock_text, span_text
 from rankwell.mitigation.watch_view import WatchView, segment_text
 from rankwell.monitoring.pane_layout import ALL_ROWS
 from rankwell.monitoring.reading import Reading
@@ -90,6 +90,7 @@ class Dashboard:
                 is_stale=view is not None and now_us - view.now_us > _STALE_US,
                 correction=None if view is None else _correction(view, now_us),
                 alarms=[] if view is None else _alarms(view, now_us),
+                why=None if view is None else view.report.explanation,
                 latency=None if self._latency is None else self._latency(),
                 width=WIDTH,
                 height=HEIGHT,
@@ -103,27 +104,6 @@ class Dashboard:
             )
             .encode()
         )
-
-
-def clock_text(time_us: int) -> str:
-    """A time of UTC.
-
-    >>> clock_text(1_790_000_000_000_000)
-    '21 Sep 14:13 UTC'
-    """
-    return datetime.fromtimestamp(time_us / 1e6, UTC).strftime("%d %b %H:%M UTC")
-
-
-def span_text(span_us: int) -> str:
-    """A span in whole minutes.
-
-    >>> span_text(59_000_000), span_text(7_260_000_000), span_text(-1)
-    ('< 1 min', '2 h 1 min', '< 1 min')
-    """
-    minutes = span_us // 60_000_000
-    if minutes < 1:
-        return "< 1 min"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _drift(view: WatchView) -> list[Reading]:

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from rankwell.app.dashboard import Dashboard
 from rankwell.app.page_server import Page, PageServer
+from rankwell.app.runbook import RunbookSink
 from rankwell.app.server_latency import ServerLatency
 from rankwell.app.watch_loop import WatchLoop
 from rankwell.errors import MissingExtraError, MitigationError, RequestError
@@ -77,6 +78,7 @@ def watch(
     ends = threading.Event()
     with ExitStack() as stack:
         sinks: list[AlarmSink] = [LogSink(), TableSink(Console(), every_round=once)]
+        sinks.append(RunbookSink(folder / "watch" / "incidents", deployed=deployed))
         if webhook is not None and webhook_key_file is not None:
             sinks.append(WebhookSink(webhook, read_webhook_key(webhook_key_file), now_us=_now_us))
         latency = None

@@ -179,7 +179,7 @@ def _versions(versions: VersionPane, since_us: int) -> Iterable[Suspect]:
         if oldest_us < span.first_us and abs(span.first_us - since_us) <= _NEAR_US:
             before = [other.version for other in spans if _is_before(other, span)]
             after = f", after {before[-1]}" if before else ""
-            what = f"{span.kind} {span.version} answered first then{after}"
+            what = f"{span.kind} {span.version} began to answer{after}"
             yield Suspect(_kind(span), span.first_us, f"{what}: {_apart(span.first_us, since_us)}")
         elif span.kind == "correction" and span.last_us < newest_us and abs(span.last_us - since_us) <= _NEAR_US:
             ended_us = span.last_us + MINUTE_US
@@ -209,8 +209,8 @@ def _upstream(causes: Sequence[Cause], began: Mapping[Cause, int]) -> Iterable[S
         if not _is_scored(cause) and cause.column not in named:
             named.add(cause.column)
             reading = cause.reading
-            times = reading.value / reading.limit if reading.limit > 0 else float("inf")
-            what = f"{cause.column} moved: {reading.name} {reading.value:.3g} {reading.unit}, {times:.1f} × its limit"
+            what = f"{cause.column} moved: {reading.name} {reading.value:.3g} {reading.unit}"
+            what += f", {cause.times:.1f} × its limit"
             yield Suspect("upstream", began[cause], what)
 
 

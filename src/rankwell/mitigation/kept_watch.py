@@ -147,7 +147,7 @@ class KeptWatch:
             RankwellError: It can't be made; the next one may.
         """
         now_us, before = self._now_us(), self._round.alarms.standing
-        report = self._round.after(now_us=now_us)
+        report = self._round.after(now_us=now_us, known_bundles=self._known_bundles())
         report = replace(report, decisions=self._mitigated(report.readings))
         standing = self._round.alarms.standing
         keys = {(run.name, run.column, run.segment) for run in standing}
@@ -258,6 +258,10 @@ class KeptWatch:
         return rounds
 
     # --- what is served
+
+    def _known_bundles(self) -> frozenset[str] | None:
+        root = self.settings.deployed
+        return None if root is None else RolloutFolder(root).bundle_ids()
 
     def _served(self, now_us: int) -> tuple[str | None, Correction | None]:
         root = self.settings.deployed

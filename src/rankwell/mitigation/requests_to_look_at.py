@@ -36,7 +36,7 @@ class RequestToLookAt:
         request_id, time_us, item_id, position: As in the log.
         bundle_id, correction_id: That answered.
         probability: As it was served.
-        price_micros: Charged for a click; None where there was none.
+        price_micros: Charged for showing it; None where nothing was.
         value: Of the column that is looked at; NaN where it is none of the log's.
     """
 

@@ -5,7 +5,7 @@ Letters: G segments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, final
 
 import numpy as np
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from rankwell.errors import MonitoringError
 from rankwell.evaluation.calibration_sums import CalibrationSums
+from rankwell.mitigation.explanation import Explanation, explained
 from rankwell.mitigation.folder_watch import FolderWatch
 from rankwell.mitigation.mitigation_folder import MitigationFolder
 from rankwell.mitigation.mitigation_state import Decision
+from rankwell.mitigation.requests_to_look_at import requests_to_look_at
 from rankwell.monitoring.alarm_runs import AlarmRun, AlarmRuns
 from rankwell.monitoring.calibration_watch import CalibrationWatch
 from rankwell.monitoring.drift_watch import DriftWatch
@@ -42,6 +44,7 @@ class RoundReport:
         new_alarms: That began with it.
         decisions: Of the mitigation loop.
         spend_micros: Charged in the last quarter-hour whose labels are known, by segment.
+        explanation: Of the alarms; None where there is none.
     """
 
     window_end_us: int
@@ -50,6 +53,7 @@ class RoundReport:
     new_alarms: tuple[AlarmRun, ...]
     decisions: tuple[Decision, ...]
     spend_micros: dict[int, int]
+    explanation: Explanation | None = None
 
 
 @final
@@ -80,11 +84,12 @@ class WatchRound:
         self.segments: tuple[int, ...] = (ALL_ROWS,) if bins is None else bins.top
         self.alarms = AlarmRuns()
 
-    def after(self, *, now_us: int) -> RoundReport:
+    def after(self, *, now_us: int, known_bundles: frozenset[str] | None = None) -> RoundReport:
         """Count, read and mitigate: to be called soon after each quarter-hour.
 
         Args:
             now_us: UTC microseconds; the window ends with the last whole quarter-hour before it.
+            known_bundles: Those that may answer; None: nobody knows.
 
         Raises:
             LogError, MitigationError, BundleError: See `FolderWatch.step` and `MitigationFolder.look`.
@@ -103,7 +108,13 @@ class WatchRound:
             )
         last = counts.outcomes.between(settled_us - TICK_US, settled_us)
         spend = dict(zip(self.segments, last.spend_micros(self.segments).tolist(), strict=True))
-        return RoundReport(end_us, num_rows, tuple(readings), new, decisions, spend)
+        explanation = explained(
+            readings, counts, self.segments, spend_micros=spend, window_end_us=end_us,
+            known_bundles=known_bundles,
+        )  # fmt: skip
+        if explanation is not None:
+            explanation = self._with_requests(explanation)
+        return RoundReport(end_us, num_rows, tuple(readings), new, decisions, spend, explanation)
 
     def sums(self, from_us: int, until_us: int) -> CalibrationSums:
         """What was promised and observed of the requests of a time, by segment, as it was served."""
@@ -112,6 +123,19 @@ class WatchRound:
     def squares(self, from_us: int, until_us: int) -> NDArray[np.float64]:
         """Σ p² over the same rows as `sums`, by segment."""
         return self._watch.counts.outcomes.between(from_us, until_us).squares(self.segments)
+
+    def _with_requests(self, explanation: Explanation) -> Explanation:
+        first = explanation.causes[0]
+        requests = requests_to_look_at(
+            self._watch.folder,
+            action=self._watch.counts.outcomes.action,
+            column=first.column,
+            segments=self._drift.layout.segments,
+            segment=first.segment,
+            since_us=explanation.since_us,
+            until_us=explanation.found_us,
+        )
+        return replace(explanation, requests=requests)
 
     def _calibration_readings(self, outcomes: OutcomePane, settled_us: int) -> list[Reading]:
         ticks = range(settled_us - TICKS_PER_DAY * TICK_US, settled_us, TICK_US)

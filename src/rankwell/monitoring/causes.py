@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, final
@@ -39,6 +40,11 @@ class Cause:
     def column(self) -> str:
         """The feature, logit, probability or action."""
         return self.reading.column
+
+    @property
+    def times(self) -> float:
+        """How many times its limit the reading is; ∞ where nothing at all is allowed."""
+        return self.reading.value / self.reading.limit if self.reading.limit > 0 else math.inf
 
 
 def ranked_causes(readings: Iterable[Reading], spend_micros: Mapping[int, int]) -> list[Cause]:
