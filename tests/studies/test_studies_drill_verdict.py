@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import ClassVar, final
+
 import numpy as np
 import pytest
 
@@ -11,6 +14,7 @@ from rankwell.monitoring.reading import Reading
 from rankwell.monitoring.tick_history import TICK_US
 from rankwell.simulation.incident import Incident
 from rankwell.simulation.incident_calibration_bug import CalibrationBug
+from rankwell.simulation.incident_late_labels import LateLabels
 from rankwell.simulation.incident_quiet import Quiet
 from rankwell.simulation.incident_unit_change import UnitChange
 from rankwell.studies.drill import Drill, DrillSettings
@@ -20,6 +24,17 @@ from rankwell.studies.drill_window import DrillWindow, money
 SEGMENTS = (2, 3)
 ONSET_US = 1_000 * TICK_US
 SPEND = {2: 750, 3: 250}
+
+
+@final
+class OfThree(Incident):
+    """Clicks of segment 3 are more than was promised."""
+
+    name: ClassVar[str] = "of-three"
+    summary: ClassVar[str] = "more clicks"
+    suspects: ClassVar[frozenset[str]] = frozenset({"click"})
+    segments: ClassVar[frozenset[int]] = frozenset({3})
+    clicks_within: ClassVar[int | None] = 2
 
 
 def reading(name: str, column: str, segment: int, value: float, *, end_us: int = 0) -> Reading:
@@ -50,9 +65,8 @@ CLICKS = reading("calibration_served", "click", 3, 9.0)
 
 
 def drill(*windows: DrillWindow, rounds: list[RoundReport], incident: Incident | None = None) -> Drill:
-    settings = DrillSettings(num_hurt=len(windows) - 1, num_after=1)
     fixed_us = ONSET_US + (len(windows) - 1) * TICK_US
-    made = Drill(incident or CalibrationBug(), settings, ONSET_US, fixed_us, SEGMENTS)
+    made = Drill(incident or CalibrationBug(), DrillSettings(), ONSET_US, fixed_us, SEGMENTS)
     made.windows, made.rounds, made.pick_up_s = list(windows), rounds, [0.1]
     return made
 
@@ -90,7 +104,10 @@ def test_a_drill_that_is_mastered_passes_with_its_numbers() -> None:
     [
         (mastered(healthy=1.03), "no healthy segment moved by 2 %"),
         (mastered(last="m"), "correction gone in time"),
-        (drill(*(window(k, 3.0) for k in range(5)), rounds=[report(k) for k in range(6)]), "drift within a window"),
+        (
+            drill(*(window(k, 3.0) for k in range(5)), rounds=[report(k) for k in range(6)]),
+            "drift within one quarter-hour",
+        ),
     ],
 )
 def test_what_was_missed_is_said(played: Drill, check: str) -> None:
@@ -108,10 +125,46 @@ def test_who_corrects_in_quiet_times_has_failed() -> None:
 
 
 def test_of_a_wrong_feature_the_feature_is_to_be_found_and_no_offset_is_asked_for() -> None:
-    windows = [window(k, 1.0) for k in range(3)]
+    windows = [window(k, 3.0) for k in range(5)]
     found = reading("psi", "experience_years", 2, 4.0)
-    result = judged(drill(*windows, rounds=[report(0), report(1, found), *map(report, (2, 3))], incident=UnitChange()))
+    rounds = [report(0), report(1, found), report(2), report(3, CLICKS), *map(report, (4, 5))]
+    result = judged(drill(*windows, rounds=rounds, incident=UnitChange()))
     assert result.numbers["passed"] == 1, result.finding
-    rounds = [report(0), report(1, found, DRIFT), report(2), report(3)]
+    rounds[1] = report(1, found, DRIFT)
     other = judged(drill(*windows, rounds=rounds, incident=CalibrationBug()))
     assert other.numbers["cause_is_first"] == 0
+
+
+def test_a_correction_that_makes_it_worse_does_harm() -> None:
+    found = reading("psi", "experience_years", 2, 4.0)
+    rounds = [report(0), report(1, found), report(2), report(3, CLICKS, kind="apply"), *map(report, (4, 5))]
+    for factor, does_harm in ((2.0, False), (4.0, True)):  # of the truth; without the correction it is 3
+        windows = [*(window(k, 3.0) for k in range(3)), window(3, factor, correction="m"), window(4, 3.0)]
+        result = judged(drill(*windows, rounds=rounds, incident=UnitChange()))
+        assert result.numbers["check/no correction does harm"] == float(not does_harm)
+
+
+def test_who_corrects_what_is_right_has_failed() -> None:
+    windows = [window(k, 1.0) for k in range(4)]
+    late = reading("report_delay", "report_delay", -4, 2_700.0)
+    rounds = [report(0), report(1, late), *map(report, (2, 3, 4))]
+    assert judged(drill(*windows, rounds=rounds, incident=LateLabels())).numbers["passed"] == 1
+    rounds[4] = report(4, kind="apply")  # after all is mended, too
+    result = judged(drill(*windows, rounds=rounds, incident=LateLabels()))
+    assert result.numbers["check/nothing is corrected"] == 0
+
+
+def test_what_clicks_alone_tell_has_no_check_of_drift_and_saves_what_was_not_charged() -> None:
+    windows = [window(k, 0.5) for k in range(3)] + [window(k, 1.0, correction="m") for k in range(3, 7)]
+    windows = [replace(w, charged_without_G=w.worth_G * 0.5) for w in [*windows, window(7, 1.0)]]
+    of_two = replace(CLICKS, segment=2)
+    rounds = [report(k) for k in range(9)]
+    rounds[3] = report(3, of_two, kind="apply")
+    result = judged(drill(*windows, rounds=rounds, incident=OfThree()))
+    assert result.numbers["passed"] == 0
+    assert result.numbers["check/right cause first"] == 0  # segment 3 was to be named
+    rounds[3] = report(3, CLICKS, kind="apply")
+    result = judged(drill(*windows, rounds=rounds, incident=OfThree()))
+    assert result.numbers["passed"] == 1, result.finding
+    assert result.numbers["corrected/under_cut_rate"] == pytest.approx(1.0)
+    assert not any("drift" in name for name in result.numbers if name.startswith("check/"))

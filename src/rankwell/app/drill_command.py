@@ -16,15 +16,22 @@ from rankwell.errors import RecipeError
 from rankwell.serving.bundle import read_bundle
 from rankwell.simulation.incident import Incident
 from rankwell.simulation.incident_calibration_bug import CalibrationBug
+from rankwell.simulation.incident_late_labels import LateLabels
+from rankwell.simulation.incident_layoffs import Layoffs
+from rankwell.simulation.incident_missing_feature import MissingFeature
 from rankwell.simulation.incident_quiet import Quiet
+from rankwell.simulation.incident_retrieval_shift import RetrievalShift
 from rankwell.simulation.incident_unit_change import UnitChange
+from rankwell.simulation.incident_viral import Viral
 from rankwell.studies.drill import DrillSettings, run_drill
 from rankwell.studies.drill_verdict import judged
 
 __all__ = ["drill"]
 
 _console: Final = Console()
-_INCIDENTS: Final[tuple[Incident, ...]] = (CalibrationBug(), UnitChange(), Quiet())
+_INCIDENTS: Final[tuple[Incident, ...]] = (
+    CalibrationBug(), UnitChange(), Viral(), Layoffs(), LateLabels(), MissingFeature(), RetrievalShift(), Quiet(),
+)  # fmt: skip
 
 
 def drill(
@@ -34,6 +41,7 @@ def drill(
     ] = Path("out/demo/bundle"),
     seed: Annotated[int, typer.Option(min=0, help="Of the marketplace and of everything that is drawn.")] = 0,
     requests: Annotated[int, typer.Option(min=1_000, help="A day, from the onset on.")] = 32_000,
+    server: Annotated[bool, typer.Option(help="Ask a server over HTTP; else the same scorer, in this process.")] = True,
     out: Annotated[Path | None, typer.Option(help="The HTML page; by default out/drill-SCENARIO.html.")] = None,
     json_file: Json = None,
 ) -> None:
@@ -44,7 +52,7 @@ def drill(
             "there is no such scenario", found=scenario, allowed=[incident.name for incident in _INCIDENTS]
         )
     started = time.perf_counter()
-    settings = DrillSettings(seed=seed, requests_per_day=requests)
+    settings = DrillSettings(seed=seed, requests_per_day=requests, has_server=server)
     with tempfile.TemporaryDirectory(prefix="rankwell-drill-") as folder:
         played = run_drill(found[0], read_bundle(bundle), Path(folder), settings, say=_say)
     result = judged(played)

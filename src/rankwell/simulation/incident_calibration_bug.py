@@ -31,6 +31,8 @@ class CalibrationBug(Incident):
     summary: ClassVar[str] = f"a new bundle triples the odds of a click for jobs of seniority {_SENIORITY}"
     suspects: ClassVar[frozenset[str]] = frozenset({"served_probability_click", "click"})
     segments: ClassVar[frozenset[int]] = frozenset({_SENIORITY})
+    drift_within: ClassVar[int | None] = 1
+    clicks_within: ClassVar[int | None] = 1
 
     def deployed(self, bundle: Bundle) -> Bundle:
         """See `Incident`.

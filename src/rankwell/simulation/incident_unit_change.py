@@ -22,6 +22,9 @@ class UnitChange(Incident):
     name: ClassVar[str] = "unit-change"
     summary: ClassVar[str] = f"{_COLUMN} arrives in months"
     suspects: ClassVar[frozenset[str]] = frozenset({_COLUMN})
+    drift_within: ClassVar[int | None] = 1
+    clicks_within: ClassVar[int | None] = 1
+    num_after: ClassVar[int] = 6  # no bundle changes with the mend: it takes labels to see that it is over
 
     def sent(self, requests: pa.Table) -> pa.Table:
         """See `Incident`."""

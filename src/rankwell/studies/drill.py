@@ -1,41 +1,40 @@
-"""A rehearsed outage: a real server, a real log and a real watcher in simulated time, and a truth to judge them by.
+"""A rehearsed outage: log, watcher and server are real, time is simulated, and the truth is known.
 
 Letters in names: R requests · C candidates, flat · G segments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from rankwell.data.replay import request_of_batch
-from rankwell.mitigation.folder_watch import FolderWatch
 from rankwell.mitigation.mitigation_folder import MitigationFolder
 from rankwell.mitigation.mitigation_plan import MitigationPlan
 from rankwell.mitigation.watch_round import RoundReport, WatchRound
-from rankwell.monitoring.calibration_watch import CalibrationWatch
-from rankwell.monitoring.drift_watch import DriftWatch
-from rankwell.monitoring.pane_layout import CategoricalBins, NumericBins, PaneLayout
-from rankwell.monitoring.tick_history import TICK_US
-from rankwell.monitoring.watch_counts import WatchCounts
+from rankwell.monitoring.pane import MINUTE_US
+from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
 from rankwell.ranking.slot_exploration import SlotExploration
 from rankwell.serving.bundle import Bundle, write_bundle
 from rankwell.serving.correction import CORRECTIONS, read_correction
 from rankwell.serving.rollout import RolloutFolder
 from rankwell.simulation.incident import Incident
-from rankwell.studies.drill_baseline import SEGMENT, calibrated_to, click_delays_s, scored, write_day
+from rankwell.studies.drill_baseline import calibrated_to, click_delays_s, clicks_of, scored, write_day
+from rankwell.studies.drill_desk import DrillDesk
 from rankwell.studies.drill_server import DrillServer
+from rankwell.studies.drill_service import Answered, DrillService
+from rankwell.studies.drill_watch import segments_of, watch_of
 from rankwell.studies.drill_window import DrillWindow
-from rankwell.studies.drill_world import Asked, DrillWorld, batches_of
+from rankwell.studies.drill_world import Asked, DrillWorld
 
-__all__ = ["Drill", "DrillSettings", "Happening", "run_drill"]
+__all__ = ["Drill", "DrillSettings", "run_drill"]
 
 _HOUR_US: Final = 3_600_000_000
 _S_US: Final = 1_000_000
@@ -44,8 +43,8 @@ _BASELINE_H: Final = 25
 _ONSET_H: Final = 24 + 24 + 1 + 9  # Wednesday, ten in the morning
 _LOOK_AFTER_US: Final = 5 * _S_US
 _SERVE_AFTER_US: Final = 10 * _S_US
-_SMALLEST_SHARE: Final = 0.04
-_NUMERIC: Final = ("retrieval_score", "salary", "min_experience", "experience_years")
+_HTTP_AT_MOST: Final = TICKS_PER_DAY
+"""Quarter-hours; a longer drill would take a server an hour."""
 
 
 @final
@@ -56,32 +55,16 @@ class DrillSettings:
     Args:
         seed: Of the marketplace and of all draws.
         baseline_per_day: Requests of the day before, and of the day on which the bundle was calibrated.
-        requests_per_day: From the onset on, on average over the week; at ten in the morning it is 1.5 times that.
-        num_hurt: Quarter-hours until people deploy what is right.
-        num_after: Quarter-hours after that.
+        requests_per_day: From the onset on, on average over the week, times the incident's `traffic`; at ten in the
+            morning it is 1.5 times that.
+        has_server: Whether requests go to a server over HTTP; else the same scorer answers in this process. What is
+            longer than a day never does.
     """
 
     seed: int = 0
     baseline_per_day: int = 4_000
     requests_per_day: int = 32_000
-    num_hurt: int = 8
-    num_after: int = 1
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Happening:
-    """A line of the timeline.
-
-    Args:
-        time_us: UTC microseconds.
-        kind: "injected", "detected", "explained", "mitigated", "recovered", "fixed", "decided".
-        what: In words.
-    """
-
-    time_us: int
-    kind: str
-    what: str
+    has_server: bool = True
 
 
 @final
@@ -127,157 +110,147 @@ def run_drill(
         RankwellError: The server does not start, or refuses.
     """
     torch.set_num_threads(1)  # small batches, one after the other
-    rng = np.random.default_rng([settings.seed, 17])
     world = DrillWorld.create(settings.seed)
     onset_us = world.start_us + _ONSET_H * _HOUR_US
-    day_us = onset_us - _BASELINE_H * _HOUR_US
-    per_day = settings.baseline_per_day
-    learned = world.asked(day_us - _LEARNED_H * _HOUR_US, day_us, requests_per_day=per_day, stream=0)
-    right = calibrated_to(bundle, learned, learned.clicks(rng))
-    wrong = incident.deployed(right)
-    rollout = RolloutFolder(folder / "root")
-    for name, made in (("right", right), ("wrong", wrong)):
-        write_bundle(made, folder / name)
-    right_id = rollout.deploy(folder / "right").current
-    day = world.asked(day_us, onset_us, requests_per_day=per_day, stream=1)
-    num_shown = write_day(day, right, folder / "log", bundle_id=right_id, policy=SlotExploration(), rng=rng)
-    say(f"a day of {day.table.num_rows:,} requests, {num_shown:,} jobs shown")
-    segments = _segments(day)
-    fixed_us = onset_us + settings.num_hurt * TICK_US
-    drill = Drill(incident, settings, onset_us, fixed_us, segments.top, num_shown=num_shown)
-    with DrillServer(folder / "root", folder / "log", folder / "clock", now_us=onset_us) as server:
-        plan = MitigationPlan(action="click", feature=SEGMENT, segments=segments.top)
-        with MitigationFolder(folder / "root", plan, now_us=server.now_us) as mitigation:
-            watch = _watch(folder, right, day, segments, mitigation)
-            _play(drill, world, watch, server, rollout, folder, (right, wrong), rng, say)
+    root, log, schema = folder / "root", folder / "log", bundle.schema
+    is_short = incident.num_windows + incident.num_after <= _HTTP_AT_MOST
+    service: DrillService = (
+        DrillServer(root, log, folder / "clock", schema, now_us=onset_us)
+        if settings.has_server and is_short
+        else DrillDesk(root, log, schema, now_us=onset_us)
+    )
+    with service:
+        rng = np.random.default_rng([settings.seed, 17])
+        day_us, per_day = onset_us - _BASELINE_H * _HOUR_US, settings.baseline_per_day
+        learned = world.asked(day_us - _LEARNED_H * _HOUR_US, day_us, requests_per_day=per_day, stream=0)
+        right = calibrated_to(bundle, learned, learned.clicks(rng), segment_by=incident.segment_by)
+        wrong = incident.deployed(right)
+        rollout = RolloutFolder(root)
+        for name, made in (("right", right), ("wrong", wrong)):
+            write_bundle(made, folder / name)
+        right_id = rollout.deploy(folder / "right").current
+        day = world.asked(day_us, onset_us, requests_per_day=per_day, stream=1)
+        num_shown = write_day(day, right, log, bundle_id=right_id, policy=SlotExploration(), rng=rng)
+        say(f"a day of {day.table.num_rows:,} requests, {num_shown:,} jobs shown")
+        segments = segments_of(day, incident.segment_by, among=incident.segments)
+        fixed_us = onset_us + incident.num_windows * TICK_US
+        drill = Drill(incident, settings, onset_us, fixed_us, segments.top, num_shown=num_shown)
+        service.start()
+        plan = MitigationPlan(action="click", feature=incident.segment_by, segments=segments.top)
+        with MitigationFolder(root, plan, now_us=service.now_us) as mitigation:
+            watch = watch_of(folder, right, day, segments, mitigation)
+            _Play(drill, world, watch, service, rollout, folder, right, wrong, rng, say).play()
     return drill
 
 
-def _play(
-    drill: Drill, world: DrillWorld, watch: WatchRound, server: DrillServer, rollout: RolloutFolder, folder: Path,
-    bundles: tuple[Bundle, Bundle], rng: np.random.Generator, say: Callable[[str], None],
-) -> None:  # fmt: skip
-    right, wrong = bundles
-    settings, waiting = drill.settings, np.zeros((0, 3), np.int64)
-    watch.after(now_us=server.now_us())  # all is well, and the loop knows the bundle that answers
-    for number in range(settings.num_hurt + settings.num_after + 1):
-        start_us = drill.onset_us + number * TICK_US
-        server.set_time(start_us + _LOOK_AFTER_US)
+@final
+@dataclass(slots=True)
+class _Play:
+    """The quarter-hours of a drill, one after the other."""
+
+    drill: Drill
+    world: DrillWorld
+    watch: WatchRound
+    service: DrillService
+    rollout: RolloutFolder
+    folder: Path
+    right: Bundle
+    wrong: Bundle
+    rng: np.random.Generator
+    say: Callable[[str], None]
+    waiting: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 4), np.int64))
+
+    def play(self) -> None:
+        incident, service = self.drill.incident, self.service
+        self.watch.after(now_us=service.now_us())  # all is well, and the loop knows the bundle that answers
+        for number, (start_us, asked) in enumerate(self._asked()):
+            self._look(number, start_us)
+            bundle_id = self.rollout.read().current
+            in_force = _in_force(self.folder, bundle_id, service.now_us())
+            self.drill.pick_up_s.append(service.wait_for(bundle_id=bundle_id, correction_id=in_force))
+            self._serve(start_us, asked, is_hurt=number < incident.num_windows)
+        self._look(number + 1, start_us + TICK_US)
+
+    def _asked(self) -> Iterator[tuple[int, Asked]]:
+        """What is asked in each quarter-hour; of a drill of days, a day's is drawn at once."""
+        drill, incident = self.drill, self.drill.incident
+        num, stretch = incident.num_windows + incident.num_after, 1
+        per_day = drill.settings.requests_per_day * incident.traffic
+        if num > _HTTP_AT_MOST:
+            stretch, per_day = TICKS_PER_DAY, drill.settings.baseline_per_day
+        for first in range(0, num, stretch):
+            start_us = drill.onset_us + first * TICK_US
+            is_hurt = first < incident.num_windows
+            market = self.world.marketplace
+            world = dataclasses.replace(self.world, marketplace=incident.offered(market) if is_hurt else market)
+            asked = world.asked(start_us, start_us + stretch * TICK_US, requests_per_day=per_day, stream=2 + first)
+            for time_us in range(start_us, start_us + min(stretch, num - first) * TICK_US, TICK_US):
+                yield time_us, asked.between(time_us + _SERVE_AFTER_US, time_us + TICK_US)
+
+    def _look(self, number: int, start_us: int) -> None:
+        drill = self.drill
+        self.service.set_time(start_us + _LOOK_AFTER_US)
         if number == 0:
-            rollout.deploy(folder / "wrong")
-        if number == settings.num_hurt:
-            rollout.deploy(folder / "right")
-        report = watch.after(now_us=server.now_us())
+            self.rollout.deploy(self.folder / "wrong")
+        if number == drill.incident.num_windows:
+            self.rollout.deploy(self.folder / "right")
+        report = self.watch.after(now_us=self.service.now_us())
         drill.rounds.append(report)
-        say(_said(number, report))
-        if number == settings.num_hurt + settings.num_after:
-            return
-        drill.pick_up_s.append(
-            server.wait_for(bundle_id=rollout.read().current, correction_id=_in_force(folder, rollout, server.now_us()))
-        )
-        is_hurt = number < settings.num_hurt
-        asked = world.asked(
-            start_us + _SERVE_AFTER_US, start_us + TICK_US, requests_per_day=settings.requests_per_day,
-            stream=2 + number,
-        )  # fmt: skip
-        sent = Asked(drill.incident.sent(asked.table), asked.click_logits_C) if is_hurt else asked
-        logits_C = drill.incident.wanted(asked.click_logits_C, asked.table) if is_hurt else asked.click_logits_C
-        batches = batches_of(sent.table, right.schema)
-        requests = [
-            request_of_batch(batch, r, right.schema) for batch in batches for r in range(batch.features.num_requests)
-        ]
-        answers = server.rank_all(requests)
+        self.say(_said(number, report))
+
+    def _serve(self, start_us: int, asked: Asked, *, is_hurt: bool) -> None:
+        """Ask, and report what is clicked on, minute by minute."""
+        incident = self.drill.incident
+        sent = Asked(incident.sent(asked.table), asked.click_logits_C) if is_hurt else asked
+        logits_C = incident.wanted(asked.click_logits_C, asked.table) if is_hurt else asked.click_logits_C
         true_C = expit(logits_C)
-        drill.windows.append(
-            _window(drill, start_us, asked, answers, true_C, scored(wrong if is_hurt else right, sent),
-                    scored(right, asked))
-        )  # fmt: skip
-        clicked_C = rng.random(len(true_C)) < true_C
-        delays_s = click_delays_s(rng, int(clicked_C.sum()))
-        if is_hurt:
-            delays_s = drill.incident.reported_after_s(delays_s)
-        waiting = np.concatenate([waiting, _actions(asked, clicked_C, delays_s)])
-        is_due = waiting[:, 2] < start_us + TICK_US
-        server.report(
-            [
-                {"request_id": request_id, "item_id": item_id, "action": "click", "time_us": time_us}
-                for request_id, item_id, time_us in waiting[is_due].tolist()
-            ]
-        )
-        waiting = waiting[~is_due]
+        clicked_C = self.rng.random(len(true_C)) < true_C
+        delays_s = click_delays_s(self.rng, int(clicked_C.sum()))
+        clicks = clicks_of(asked, clicked_C, delays_s)
+        later_s = incident.reported_after_s(delays_s) - delays_s if is_hurt else np.zeros(len(clicks))
+        reported_us = clicks[:, 2] + (later_s * _S_US).astype(np.int64)
+        self.waiting = np.concatenate([self.waiting, np.column_stack([clicks, reported_us])])
+        parts, first = [], 0
+        for minute_us in range(start_us, start_us + TICK_US, MINUTE_US):
+            part = sent.between(minute_us, minute_us + MINUTE_US)
+            if part.table.num_rows:
+                answered = self.service.answered(part)
+                parts.append(dataclasses.replace(answered, row_C=first + answered.row_C))
+                first += len(part.click_logits_C)
+            is_due = self.waiting[:, 3] < minute_us + MINUTE_US
+            self.service.set_time(minute_us + MINUTE_US - 1)
+            self.service.report(self.waiting[is_due, :3])
+            self.waiting = self.waiting[~is_due]
+        without_C = scored(self.wrong if is_hurt else self.right, sent)
+        oracle_C = scored(self.right, asked)
+        self.drill.windows.append(_window(self.drill, start_us, asked, parts, true_C, without_C, oracle_C))
 
 
-def _segments(day: Asked) -> CategoricalBins:
-    values_V, counts_V = np.unique(day.of_candidates(SEGMENT), return_counts=True)
-    is_large_V = counts_V >= _SMALLEST_SHARE * counts_V.sum()
-    return CategoricalBins(
-        name=SEGMENT, top=tuple(values_V[is_large_V].tolist()), known=tuple(values_V[~is_large_V].tolist())
-    )
-
-
-def _watch(
-    folder: Path, bundle: Bundle, day: Asked, segments: CategoricalBins, mitigation: MitigationFolder
-) -> WatchRound:
-    p_C = scored(bundle, day)
-    lengths_R = np.diff(day.offsets_R)
-    columns = [
-        NumericBins.of_values("served_probability_click", p_C),
-        NumericBins.of_values("served_logit_click", np.log(p_C / (1 - p_C))),
-    ]
-    for name in _NUMERIC:
-        is_of_request = name == "experience_years"
-        values = np.repeat(day.table[name].to_numpy(), lengths_R) if is_of_request else day.of_candidates(name)
-        columns.append(NumericBins.of_values(name, values))
-    layout = PaneLayout(columns=tuple(columns), segments=segments)
-
-    def refuse(error: Exception) -> None:
-        raise error
-
-    counts = WatchCounts(bundle.schema, layout, "click")
-    follow = FolderWatch(folder / "log", counts, folder / "watch.checkpoint", on_damage=refuse)
-    calibration = CalibrationWatch(num_series=2 * len(segments.top))
-    return WatchRound(follow, DriftWatch(layout), calibration, mitigation)
-
-
-def _in_force(folder: Path, rollout: RolloutFolder, now_us: int) -> str | None:
+def _in_force(folder: Path, bundle_id: str, now_us: int) -> str | None:
     path = folder / "root" / CORRECTIONS
     if not path.exists():
         return None
     correction = read_correction(path)
-    is_on = now_us < correction.expires_us and correction.bundle_id in (None, rollout.read().current)
-    return correction.id if is_on else None
+    return correction.id if correction.applies(bundle_id=bundle_id, now_us=now_us) else None
 
 
 def _window(
-    drill: Drill, start_us: int, asked: Asked, answers: Sequence[dict[str, Any]], true_C: NDArray[np.float64],
+    drill: Drill, start_us: int, asked: Asked, parts: list[Answered], true_C: NDArray[np.float64],
     without_C: NDArray[np.float64], oracle_C: NDArray[np.float64],
 ) -> DrillWindow:  # fmt: skip
-    shown = [
-        (int(first) + place, p)
-        for first, answer in zip(asked.offsets_R[:-1], answers, strict=True)
-        for place, p in zip(answer["items"]["place"], answer["items"]["probability"]["click"], strict=True)
-    ]
-    row_C, promised_C = (np.array(column) for column in zip(*shown, strict=True))
+    row_C = np.concatenate([part.row_C for part in parts])
     return DrillWindow.of(
         start_us=start_us,
         segments=drill.segments,
-        segment_C=asked.of_candidates(SEGMENT)[row_C],
+        segment_C=asked.of_candidates(drill.incident.segment_by)[row_C],
         bids_C=asked.of_candidates("bid_micros")[row_C],
         true_C=true_C[row_C],
-        promised_C=promised_C,
+        promised_C=np.concatenate([part.promised_C for part in parts]),
         without_C=without_C[row_C],
         oracle_C=oracle_C[row_C],
-        num_requests=len(answers),
-        correction_ids=frozenset(answer["correction_id"] for answer in answers if answer["correction_id"] is not None),
+        num_requests=asked.table.num_rows,
+        correction_ids=frozenset().union(*(part.correction_ids for part in parts)),
     )
-
-
-def _actions(asked: Asked, clicked_C: NDArray[np.bool_], delays_s: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Request, item and time of each click."""
-    request_C = np.repeat(np.arange(asked.table.num_rows), np.diff(asked.offsets_R))[clicked_C]
-    times_us = asked.table["time_us"].to_numpy()[request_C] + (delays_s * _S_US).astype(np.int64)
-    items = asked.of_candidates("job_id")[clicked_C]
-    return np.column_stack([asked.table["request_id"].to_numpy()[request_C], items, times_us])
 
 
 def _said(number: int, report: RoundReport) -> str:

@@ -2,7 +2,8 @@
 
 python -m rankwell.studies.drill_server ROOT LOG CLOCK
 
-CLOCK is a file of one int64: UTC microseconds, mapped by all workers, so that it is the same time for all of them.
+CLOCK is a file of one int64: UTC microseconds, mapped by all workers, so that it is the same time for all of them. It
+begins when it is told to by a line, so that it is ready while something else is still being written.
 """
 
 from __future__ import annotations
@@ -16,17 +17,23 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Self, final
+from typing import Any, Final, final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from rankwell.data.replay import request_of_batch
 from rankwell.errors import RequestError
 from rankwell.ranking.utility import Utility
+from rankwell.schema import Schema
 from rankwell.serving.http.serve_settings import ServeSettings
 from rankwell.serving.http.server_state import ServerLimits
 from rankwell.serving.http.supervisor import serve
 from rankwell.serving.server_clock import ServerClock
+from rankwell.studies.drill_service import Answered, DrillService
+from rankwell.studies.drill_world import Asked, batches_of
 
 __all__ = ["DrillServer"]
 
@@ -41,30 +48,39 @@ _ANSWERING: Final = "answering at "
 
 
 @final
-class DrillServer:
-    """From the beginning of a block until SIGTERM at its end.
+class DrillServer(DrillService):
+    """The server; what it costs to start is paid while it is made, beside whatever else is done.
 
     Args:
         root: Of the `RolloutFolder` that it follows.
         log: Folder of what is served and of what follows.
         clock: The file of the time; it is made here.
+        schema: Of the bundles.
         now_us: The time at the beginning, UTC microseconds.
     """
 
-    def __init__(self, root: Path, log: Path, clock: Path, *, now_us: int) -> None:
+    def __init__(self, root: Path, log: Path, clock: Path, schema: Schema, *, now_us: int) -> None:
         self._time = np.memmap(clock, np.int64, "w+", shape=(1,))
         self._time[0] = now_us
-        self._command = [sys.executable, "-m", __name__, str(root), str(log), str(clock)]
-        self._said = clock.with_name("server.txt")
-        self.host = ""
-
-    def __enter__(self) -> Self:
+        self._said, self._schema, self.host = clock.with_name("server.txt"), schema, ""
         with self._said.open("ab") as said:
             self._process = subprocess.Popen(
-                self._command, stdout=subprocess.PIPE, stderr=said, text=True,
+                [sys.executable, "-m", __name__, str(root), str(log), str(clock)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
+
+    def start(self) -> None:
+        """See `DrillService`.
+
+        Raises:
+            RequestError: It does not start.
+        """
+        assert self._process.stdin is not None
         assert self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write("\n")
+            self._process.stdin.close()
         line = self._process.stdout.readline()
         if not line.startswith(_ANSWERING):
             raise RequestError(
@@ -72,26 +88,27 @@ class DrillServer:
                 do="start it by hand with `rankwell serve`, and see",
             )  # fmt: skip
         self.host = line.removeprefix(f"{_ANSWERING}http://").strip()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """See `DrillService`; by SIGTERM."""
         self._process.send_signal(signal.SIGTERM)
         self._process.communicate(timeout=_LONGEST_S)
 
     def now_us(self) -> int:
-        """The time of the drill."""
+        """See `DrillService`."""
         return int(self._time[0])
 
     def set_time(self, now_us: int) -> None:
-        """Let it be another time for all workers."""
+        """See `DrillService`; it is the same for all workers."""
         self._time[0] = now_us
 
-    def wait_for(self, **expected: object) -> float:
-        """Until the server says so of itself; the seconds it took.
+    def wait_for(self, *, bundle_id: str, correction_id: str | None) -> float:
+        """See `DrillService`.
 
         Raises:
             RequestError: It doesn't within a minute.
         """
+        expected = {"bundle_id": bundle_id, "correction_id": correction_id}
         begun_s, num_right, said = time.monotonic(), 0, dict[str, Any]()
         while time.monotonic() < begun_s + _LONGEST_S:
             connection = http.client.HTTPConnection(self.host, timeout=_LONGEST_S)
@@ -104,8 +121,36 @@ class DrillServer:
                 time.sleep(0.02)
         raise RequestError("the server did not follow the folder", found=str(said)[:500], allowed=expected)
 
-    def rank_all(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The answers to requests, in their order; the time goes with theirs."""
+    def answered(self, sent: Asked) -> Answered:
+        """See `DrillService`."""
+        answers = self._ranked(
+            [
+                request_of_batch(batch, r, self._schema)
+                for batch in batches_of(sent.table, self._schema)
+                for r in range(batch.features.num_requests)
+            ]
+        )
+        rows = [
+            int(first) + np.array(answer["items"]["place"], np.int64)
+            for first, answer in zip(sent.offsets_R[:-1], answers, strict=True)
+        ]
+        promised = [np.array(answer["items"]["probability"]["click"]) for answer in answers]
+        ids = frozenset(answer["correction_id"] for answer in answers if answer["correction_id"] is not None)
+        return Answered(np.concatenate(rows), np.concatenate(promised), ids)
+
+    def report(self, clicks: NDArray[np.int64]) -> None:
+        """See `DrillService`."""
+        actions = [
+            {"request_id": request_id, "item_id": item_id, "action": "click", "time_us": time_us}
+            for request_id, item_id, time_us in clicks.tolist()
+        ]
+        connection = http.client.HTTPConnection(self.host, timeout=_LONGEST_S)
+        for first in range(0, len(actions), 5_000):
+            self._asked(connection, "POST", "/v1/actions", {"actions": actions[first : first + 5_000]})
+        connection.close()
+
+    def _ranked(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The answers to requests, in their order."""
 
         def ranked(own: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             connection = http.client.HTTPConnection(self.host, timeout=_LONGEST_S)
@@ -123,13 +168,6 @@ class DrillServer:
             answers[client::_CLIENTS] = part
         return answers
 
-    def report(self, actions: Sequence[dict[str, Any]]) -> None:
-        """Report actions."""
-        connection = http.client.HTTPConnection(self.host, timeout=_LONGEST_S)
-        for first in range(0, len(actions), 5_000):
-            self._asked(connection, "POST", "/v1/actions", {"actions": actions[first : first + 5_000]})
-        connection.close()
-
     def _asked(self, connection: http.client.HTTPConnection, method: str, path: str, body: Any) -> dict[str, Any]:
         content = None if body is None else json.dumps(body).encode()
         connection.request(method, path, content, {"content-type": "application/json"} if content else {})
@@ -141,12 +179,14 @@ class DrillServer:
 
 
 def main() -> int:
-    """Serve until SIGTERM."""
+    """Serve, once told to, until SIGTERM."""
     root, log, clock = map(Path, sys.argv[1:])
     time_us = np.memmap(clock, np.int64, "r", shape=(1,))
     settings = ServeSettings(
         root, port=0, num_workers=_WORKERS, log=log, utility=Utility(bid_on="click"), limits=_LIMITS
     )
+    if not sys.stdin.readline():
+        return 0  # who started it is gone
     return serve(settings, clock=ServerClock(lambda: int(time_us[0]), time.perf_counter), on_ready=_say)
 
 

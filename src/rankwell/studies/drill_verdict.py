@@ -15,10 +15,10 @@ from rich.table import Table
 
 from rankwell.mitigation.mitigation_plan import MitigationPlan
 from rankwell.monitoring.causes import Cause, ranked_causes
-from rankwell.monitoring.tick_history import TICK_US
+from rankwell.monitoring.reading import Reading
+from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
 from rankwell.studies.chart import Chart, Line, Panel
 from rankwell.studies.drill import Drill
-from rankwell.studies.drill_baseline import SEGMENT
 from rankwell.studies.drill_window import DrillWindow, money
 from rankwell.studies.study import StudyResult
 
@@ -30,17 +30,19 @@ _MICROS: Final = 1e6
 _WITHIN: Final = (0.95, 1.05)
 _MOST_MOVED: Final = 0.02
 _LEAST_CUT: Final = 0.8
+_ROUNDING: Final = 1e-9
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class _Story:
-    """When what happened first, UTC microseconds; None: never."""
+    """When what happened first, UTC microseconds; None: never. And how many times something was applied or adjusted."""
 
     drifted_us: int | None
     clicked_us: int | None
     causes: list[Cause]
     mitigated_us: int | None
+    num_applied: int
     recovered_us: int | None
     gone_us: int | None
 
@@ -63,14 +65,15 @@ def judged(drill: Drill) -> StudyResult:
 def _story(drill: Drill) -> _Story:
     hurt, suspects = drill.incident.segments, drill.incident.suspects
     during = [(drill.onset_us + k * TICK_US, report) for k, report in enumerate(drill.rounds)]
+    num_applied = sum(decision.kind in _APPLIED for report in drill.rounds for decision in report.decisions)
     during = [(time_us, report) for time_us, report in during if drill.onset_us < time_us <= drill.fixed_us]
     drifted = clicked = mitigated = None
     causes: list[Cause] = []
     for time_us, report in during:
-        alarms = [r for r in report.readings if r.is_alarm and (r.column in suspects or not suspects)]
-        of_clicks = [r for r in alarms if r.name.startswith("calibration") and (not hurt or r.segment in hurt)]
+        alarms = [reading for reading in report.readings if reading.is_alarm]
+        of_clicks = [r for r in alarms if _is_of_clicks(r) and (not hurt or r.segment in hurt)]
         kinds = {decision.kind for decision in report.decisions}
-        if drifted is None and any(not r.name.startswith("calibration") for r in alarms):
+        if drifted is None and any(not _is_of_clicks(r) and (r.column in suspects or not suspects) for r in alarms):
             drifted = time_us
         if clicked is None and (of_clicks or "apply" in kinds):
             clicked = time_us
@@ -82,7 +85,11 @@ def _story(drill: Drill) -> _Story:
     within = [window.start_us for window in after if hurt and all(_is_within(window.ratio(s)) for s in hurt)]
     served_since = [window for window in drill.windows if window.start_us >= drill.fixed_us]
     gone = next((window.start_us for window in served_since if not window.correction_ids), None)
-    return _Story(drifted, clicked, causes, mitigated, within[0] if within else None, gone)
+    return _Story(drifted, clicked, causes, mitigated, num_applied, within[0] if within else None, gone)
+
+
+def _is_of_clicks(reading: Reading) -> bool:
+    return reading.name.startswith("calibration")
 
 
 def _is_within(ratio: float) -> bool:
@@ -96,6 +103,7 @@ def _numbers(drill: Drill, story: _Story) -> dict[str, float]:
     corrected = [
         window for window in during if story.mitigated_us is not None and window.start_us >= story.mitigated_us
     ]
+    afterwards = [window for window in drill.windows if window.start_us >= drill.fixed_us]
     settled = [
         window for window in corrected if story.recovered_us is not None and window.start_us >= story.recovered_us
     ]
@@ -108,14 +116,19 @@ def _numbers(drill: Drill, story: _Story) -> dict[str, float]:
         "most_moved_healthy_rate": max((w.moved(healthy) for w in corrected), default=0.0),
         "correction_gone_s": math.nan if story.gone_us is None else (story.gone_us - drill.fixed_us) / _MICROS,
         "slowest_pick_up_s": max(drill.pick_up_s),
+        "num_applied": float(story.num_applied),
+        "num_alarms": float(sum(len(report.new_alarms) for report in drill.rounds)),
+        "num_days": len(drill.windows) / TICKS_PER_DAY,
     }
-    for span, windows in (("incident", during), ("corrected", corrected)):
+    for span, windows in (("incident", during), ("corrected", corrected), ("afterwards", afterwards)):
         for name, column in _CHARGED.items():
-            found = money(windows, hurt, column)
+            found = money(windows, _concerned(drill), column)
             numbers[f"{span}/{name}/over_micros"] = found.over_micros
             numbers[f"{span}/{name}/under_micros"] = found.under_micros
-        none, served = (numbers[f"{span}/{name}/over_micros"] for name in ("none", "served"))
-        numbers[f"{span}/over_cut_rate"] = 1 - served / none if none else math.nan
+            numbers[f"{span}/{name}/off_micros"] = found.off_micros
+        for side in ("over", "under"):
+            none, served = (numbers[f"{span}/{name}/{side}_micros"] for name in ("none", "served"))
+            numbers[f"{span}/{side}_cut_rate"] = 1 - served / none if none else math.nan
     if hurt:
         numbers["ratio_hurt"] = _ratio(during[:1], hurt)
         numbers["ratio_corrected"] = _ratio(settled, hurt)
@@ -126,6 +139,7 @@ def _numbers(drill: Drill, story: _Story) -> dict[str, float]:
     return numbers
 
 
+_APPLIED: Final = ("apply", "adjust", "adopt", "fall_back")
 _CHARGED: Final = {"none": "charged_without_G", "served": "charged_G", "oracle": "charged_oracle_G"}
 
 
@@ -147,22 +161,42 @@ def _is_right(drill: Drill, cause: Cause) -> bool:
 
 
 def _checks(drill: Drill, story: _Story, numbers: dict[str, float]) -> dict[str, bool]:
-    if not drill.incident.suspects:
-        return {"nothing is corrected": story.mitigated_us is None}
-    longest_s = MitigationPlan(action="click", feature=SEGMENT, segments=drill.segments).lifetime_us / _MICROS
-    checks = {
-        "drift within a window": numbers["detected_by_drift_windows"] <= 1,
-        "right cause first": bool(numbers.get("cause_is_first", 0.0)),
-        "correction gone in time": numbers["correction_gone_s"] <= longest_s,
-    }
-    if not drill.incident.segments:  # no offset of a segment mends it
-        return checks
+    """What is asked for of this incident: a check that could not fail here is not among them."""
+    incident = drill.incident
+    checks: dict[str, bool] = {}
+    if incident.drift_within is not None:
+        checks[f"drift within {_quarters(incident.drift_within)}"] = (
+            numbers["detected_by_drift_windows"] <= incident.drift_within
+        )
+    if incident.clicks_within is not None:
+        checks[f"clicks within {_quarters(incident.clicks_within)} of their labels"] = (
+            numbers["detected_by_clicks_windows"] <= incident.clicks_within
+        )
+    if incident.suspects:
+        checks["right cause first"] = bool(numbers.get("cause_is_first", 0.0))
+    if not incident.may_be_corrected:
+        return checks | {"nothing is corrected": not story.num_applied}
+    if story.num_applied:
+        plan = MitigationPlan(action="click", feature=incident.segment_by, segments=drill.segments)
+        checks["correction gone in time"] = numbers["correction_gone_s"] <= plan.lifetime_us / _MICROS
+    if not incident.segments:  # no offset of a segment mends it, but none may make it worse
+        most = numbers["incident/none/off_micros"] * (1 + _ROUNDING)
+        return checks | {"no correction does harm": numbers["incident/served/off_micros"] <= most}
+    side = "over" if numbers["incident/none/over_micros"] > numbers["incident/none/under_micros"] else "under"
     return checks | {
-        "clicks within a window of their labels": numbers["detected_by_clicks_windows"] <= 1,
         "ratio back within two windows": numbers["recovered_windows_after_detection"] <= 2,
-        "over-spend cut by 80 %": numbers["corrected/over_cut_rate"] >= _LEAST_CUT,
+        f"{side}-charge cut by 80 %": numbers[f"corrected/{side}_cut_rate"] >= _LEAST_CUT,
         "no healthy segment moved by 2 %": numbers["most_moved_healthy_rate"] <= _MOST_MOVED,
     }
+
+
+def _concerned(drill: Drill) -> tuple[int, ...]:
+    """The segments whose money is looked at: those that are hurt; where none is more than others, all."""
+    return tuple(sorted(drill.incident.segments)) or drill.segments
+
+
+def _quarters(num: int) -> str:
+    return "one quarter-hour" if num == 1 else f"{num} quarter-hours"
 
 
 def _clock(time_us: int | None) -> str:
@@ -174,7 +208,7 @@ def _timeline(drill: Drill, story: _Story) -> Table:
     lines = [
         (drill.onset_us, "injected", drill.incident.summary),
         (story.drifted_us, "detected", "without labels, by drift"),
-        (story.drifted_us, "explained", _explained(story.causes)),
+        (story.drifted_us or story.clicked_us, "explained", _explained(drill, story.causes)),
         (story.clicked_us, "detected", f"by clicks; their labels take {_WINDOW_US / _MICROS / 60:.0f} minutes"),
         (story.recovered_us, "recovered", f"promised / true within {_WITHIN[0]}–{_WITHIN[1]}"),
         (drill.fixed_us, "fixed", "what is right is deployed"),
@@ -191,12 +225,13 @@ def _timeline(drill: Drill, story: _Story) -> Table:
     return table
 
 
-def _explained(causes: Sequence[Cause]) -> str:
-    return "; ".join(f"{SEGMENT} {c.segment} × {c.column} ({c.score:.2f})" for c in causes[:3]) or "no cause is named"
+def _explained(drill: Drill, causes: Sequence[Cause]) -> str:
+    feature = drill.incident.segment_by
+    return "; ".join(f"{feature} {c.segment} × {c.column} ({c.score:.2f})" for c in causes[:3]) or "no cause is named"
 
 
 def _window_table(drill: Drill) -> Table:
-    table = Table(title=f"promised / true, by the true probabilities, where {SEGMENT} is")
+    table = Table(title=f"promised / true, by the true probabilities, where {drill.incident.segment_by} is")
     for name in ("from", "requests", *map(str, drill.segments), "correction"):
         table.add_column(name, justify="right")
     for window in drill.windows:
@@ -208,13 +243,16 @@ def _window_table(drill: Drill) -> Table:
 
 
 def _money_table(drill: Drill, story: _Story) -> Table:
-    table = Table("", "from", "over", "under", title="charged beyond worth, and short of it, where it hurts; in units")
-    during = [window for window in drill.windows if window.start_us < drill.fixed_us]
-    spans = {"from the onset": drill.onset_us, "from the first correction": story.mitigated_us}
-    for span, from_us in spans.items():
-        windows = [window for window in during if from_us is not None and window.start_us >= from_us]
+    where = "where it hurts" if drill.incident.segments else "everywhere"
+    table = Table("", "", "over", "under", title=f"charged beyond worth, and short of it, {where}; in units")
+    during = (drill.onset_us, drill.fixed_us)
+    spans = {"from the onset": during, "after the mend": (drill.fixed_us, math.inf)}
+    if story.mitigated_us is not None:
+        spans["from the first correction"] = (story.mitigated_us, drill.fixed_us)
+    for span, (from_us, until_us) in spans.items():
+        windows = [window for window in drill.windows if from_us <= window.start_us < until_us]
         for name, column in _CHARGED.items():
-            found = money(windows, sorted(drill.incident.segments), column)
+            found = money(windows, _concerned(drill), column)
             label = {"none": "without mitigation", "served": "as it was", "oracle": "an oracle"}[name]
             table.add_row(label, span, f"{found.over_micros / _MICROS:,.1f}", f"{found.under_micros / _MICROS:,.1f}")
     return table
@@ -226,8 +264,8 @@ def _chart(drill: Drill, story: _Story) -> Chart:
     ratios = Panel(
         title="promised / true", x_label="minutes since the onset", y_label="by the true probabilities",
         lines=tuple(
-            Line(name=f"{SEGMENT} {segment}", x=minutes, y=[window.ratio(segment) for window in drill.windows],
-                 style="line" if segment in hurt else "dashed")
+            Line(name=f"{drill.incident.segment_by} {segment}", x=minutes,
+                 y=[window.ratio(segment) for window in drill.windows], style="line" if segment in hurt else "dashed")
             for segment in drill.segments
         ),
         upright=None if story.mitigated_us is None else (story.mitigated_us - drill.onset_us) / 60e6,
@@ -236,7 +274,7 @@ def _chart(drill: Drill, story: _Story) -> Chart:
     spend = Panel(
         title="charged beyond worth", x_label="minutes since the onset", y_label="units in a quarter-hour",
         lines=tuple(
-            Line(name=name, x=minutes, y=[_off(window, hurt, column) for window in drill.windows])
+            Line(name=name, x=minutes, y=[_off(window, _concerned(drill), column) for window in drill.windows])
             for name, column in names.items()
         ),
         upright=ratios.upright,

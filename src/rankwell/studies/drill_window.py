@@ -20,10 +20,15 @@ _Floats = NDArray[np.float64]
 @final
 @dataclass(frozen=True, slots=True)
 class Money:
-    """Charged beyond what clicks are worth, and short of it, micros: sums over quarter-hours of one sign each."""
+    """Charged beyond what clicks are worth, and short of it, micros: each a sum over segments' quarter-hours."""
 
     over_micros: float
     under_micros: float
+
+    @property
+    def off_micros(self) -> float:
+        """Both."""
+        return self.over_micros + self.under_micros
 
 
 @final
@@ -86,13 +91,15 @@ class DrillWindow:
 
 
 def money(windows: Sequence[DrillWindow], segments: Sequence[int], name: str) -> Money:
-    """What was charged over and under in some segments, all of them together.
+    """What was charged over and under in some segments.
 
     Args:
         windows: Quarter-hours.
         segments: Of them.
         name: Of the column of what was charged.
     """
-    is_asked_G = np.isin(windows[0].segments, segments) if windows else np.zeros(0, bool)
-    off = [float((getattr(window, name) - window.worth_G)[is_asked_G].sum()) for window in windows]
-    return Money(sum(o for o in off if o > 0), -sum(o for o in off if o < 0))
+    if not windows:
+        return Money(0.0, 0.0)
+    is_asked_G = np.isin(windows[0].segments, segments)
+    off_WG = np.stack([(getattr(window, name) - window.worth_G)[is_asked_G] for window in windows])
+    return Money(float(np.maximum(off_WG, 0.0).sum()), float(np.maximum(-off_WG, 0.0).sum()))

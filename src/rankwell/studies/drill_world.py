@@ -58,6 +58,12 @@ class Asked:
         values: NDArray[Any] = self.table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return values
 
+    def between(self, from_us: int, until_us: int) -> Asked:
+        """The requests of a stretch of time, which may be none."""
+        first, last = np.searchsorted(self.table["time_us"].to_numpy(), [from_us, until_us]).tolist()
+        begin, end = self.offsets_R[[first, last]].tolist()
+        return Asked(self.table.slice(first, last - first), self.click_logits_C[begin:end])
+
     def clicks(self, rng: np.random.Generator) -> NDArray[np.bool_]:
         """What members do, drawn once for each candidate."""
         drawn: NDArray[np.bool_] = rng.random(len(self.click_logits_C)) < expit(self.click_logits_C)
