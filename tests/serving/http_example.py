@@ -84,6 +84,7 @@ def local_server(source: Path, **settings: Any) -> Iterator[LocalServer]:
     from litestar.testing import TestClient
 
     from rankwell.serving.http.application import application
+    from rankwell.serving.http.front_door import FrontDoor
     from rankwell.serving.http.serve_settings import ServeSettings
     from rankwell.serving.http.worker import server_state
     from rankwell.serving.server_clock import ServerClock
@@ -97,7 +98,7 @@ def local_server(source: Path, **settings: Any) -> Iterator[LocalServer]:
             clock=ServerClock(clock.time_us, clock.seconds),
             logs=logs,
         )
-        with TestClient(application(state), raise_server_exceptions=False) as client:
+        with TestClient(FrontDoor(application(state), state), raise_server_exceptions=False) as client:
             yield LocalServer(client, state, clock)
 
 

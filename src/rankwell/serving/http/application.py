@@ -1,35 +1,31 @@
-"""The application of a worker: all routes, and what every error becomes."""
+"""The application of a worker: all routes but that of ranking, and what every error becomes."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from litestar import Litestar, Response, get
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 
-from rankwell.errors import RankwellError
+from rankwell.serving.http.action_routes import action_routes
 from rankwell.serving.http.admin_routes import admin_routes
 from rankwell.serving.http.metrics import CONTENT_TYPE
 from rankwell.serving.http.open_api import open_api
 from rankwell.serving.http.page import page_routes
 from rankwell.serving.http.protocol_v2 import protocol_v2_routes
-from rankwell.serving.http.rank_routes import rank_routes
 from rankwell.serving.http.readiness import report
 from rankwell.serving.http.refusal import RefusalError
 from rankwell.serving.http.server_state import Asked, ServerState, bytes_response
 
 __all__ = ["application"]
 
-_LOG: Final = logging.getLogger("rankwell.serving")
-
 
 def application(state: ServerState) -> Litestar:
-    """The application that answers for a worker."""
+    """What stands behind a worker's `FrontDoor`."""
     routes = [
-        *rank_routes(state),
+        *action_routes(state),
         *admin_routes(state),
         *protocol_v2_routes(state),
         *page_routes(state),
@@ -38,11 +34,9 @@ def application(state: ServerState) -> Litestar:
 
     paths = {path for route in routes for path in route.paths}
 
-    def refused(request: Asked, error: RefusalError) -> Response[bytes]:
-        return state.refused(error, request.url.path if request.url.path in paths else "other")
-
-    def of_ours(request: Asked, error: RankwellError) -> Response[bytes]:
-        return refused(request, state.refusal_of(error))
+    def refused(request: Asked, error: Exception) -> Response[bytes]:
+        reply = state.refused(error, request.url.path if request.url.path in paths else "other")
+        return Response(reply.content, status_code=reply.status, headers=reply.headers)
 
     def of_http(request: Asked, error: HTTPException) -> Response[bytes]:
         refusal = RefusalError(error.status_code, "there is nothing here" if error.status_code == 404 else error.detail)
@@ -51,13 +45,7 @@ def application(state: ServerState) -> Litestar:
             response.headers[name] = value
         return response
 
-    def unforeseen(request: Asked, error: Exception) -> Response[bytes]:
-        _LOG.error("a request failed", exc_info=error)
-        return refused(request, RefusalError(500, "the server failed", do="report it, with the server's log"))
-
-    handlers: Mapping[Any, Any] = {
-        RefusalError: refused, RankwellError: of_ours, HTTPException: of_http, Exception: unforeseen
-    }  # fmt: skip
+    handlers: Mapping[Any, Any] = {HTTPException: of_http, Exception: refused}
 
     async def last_one(response: Response[Any]) -> Response[Any]:  # one that isn't async is run in another thread
         if state.is_draining:

@@ -47,4 +47,6 @@ class RefusalError(Exception):
         headers = {"retry-after": str(self.retry_after_s)} if self.retry_after_s is not None else {}
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
+        elif self.status == 405:
+            headers["allow"] = str(self._error.allowed)
         return headers

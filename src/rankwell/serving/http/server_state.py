@@ -6,17 +6,18 @@ Letters: K candidates of one request.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, final
 
 import msgspec
 from litestar import Request, Response
-from litestar.exceptions import InternalServerException
 
 from rankwell.errors import BundleError, LogError, RankwellError
 from rankwell.serving.action_log import ActionLog
 from rankwell.serving.attended import HeadsOfRequest
+from rankwell.serving.http.call import Incoming, Reply
 from rankwell.serving.http.metrics import Metrics
 from rankwell.serving.http.refusal import RefusalError
 from rankwell.serving.http.tokens import Client, Tokens
@@ -30,6 +31,7 @@ __all__ = ["ARROW", "JSON", "PROBLEM", "Asked", "ServerLimits", "ServerState", "
 
 Asked = Request[Any, Any, Any]
 
+_LOG: Final = logging.getLogger("rankwell.serving")
 JSON: Final = "application/json"
 ARROW: Final = "application/vnd.apache.arrow.stream"
 PROBLEM: Final = "application/problem+json"
@@ -107,7 +109,7 @@ class ServerState:
 
     # --- a request
 
-    def client(self, request: Asked, scope: str) -> Client:
+    def client(self, request: Incoming, scope: str) -> Client:
         """Who asks.
 
         Raises:
@@ -115,7 +117,7 @@ class ServerState:
         """
         return self.tokens.client(request.headers.get("authorization"), scope)
 
-    def deadline_s(self, request: Asked) -> float:
+    def deadline_s(self, request: Incoming) -> float:
         """The deadline of a request: its header ``Deadline-Ms``, or the server's.
 
         Raises:
@@ -135,7 +137,7 @@ class ServerState:
             )  # fmt: skip
         return deadline_ms / 1e3
 
-    async def body(self, request: Asked, *, max_bytes: int) -> bytes:
+    async def body(self, request: Incoming, *, max_bytes: int) -> bytes:
         """All bytes of a request's body.
 
         Raises:
@@ -147,10 +149,16 @@ class ServerState:
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > max_bytes:
             raise too_large
-        chunks, num_bytes = [], 0
+        chunks, num_bytes, has_more = [], 0, True
         try:
             async with asyncio.timeout(self.limits.body_timeout_s):
-                async for chunk in request.stream():
+                while has_more:
+                    message = await request.receive()
+                    if message["type"] == "http.disconnect":
+                        raise RefusalError(
+                            400, "the body ended too soon", found=f"{num_bytes} bytes", do="send all of it"
+                        )
+                    chunk, has_more = message.get("body", b""), message.get("more_body", False)
                     num_bytes += len(chunk)
                     if num_bytes > max_bytes:
                         raise too_large
@@ -158,10 +166,6 @@ class ServerState:
         except TimeoutError:
             raise RefusalError(
                 408, "the body came too slowly", allowed=f"{self.limits.body_timeout_s:g} s", do="send it at once"
-            ) from None
-        except InternalServerException:  # what litestar makes of a connection that ends; the server is well
-            raise RefusalError(
-                400, "the body ended too soon", found=f"{num_bytes} bytes", do="send all of it"
             ) from None
         return b"".join(chunks)
 
@@ -179,7 +183,7 @@ class ServerState:
             ) from None
 
     @staticmethod
-    def content_type(request: Asked, *allowed: str) -> str:
+    def content_type(request: Incoming, *allowed: str) -> str:
         """Which of the allowed content types a request has.
 
         Raises:
@@ -195,10 +199,18 @@ class ServerState:
 
     # --- an answer
 
-    def refused(self, error: RefusalError, route: str) -> Response[bytes]:
-        """The answer that is none."""
+    def refused(self, error: Exception, route: str) -> Reply:
+        """The answer that is none, whatever was raised."""
+        if not isinstance(error, RefusalError):
+            error = self._refusal_of_any(error)
         self.metrics.answered(route, error.status)
-        return bytes_response(msgspec.json.encode(error.plain()), PROBLEM, error.status, error.headers())
+        return Reply(msgspec.json.encode(error.plain()), PROBLEM, error.status, error.headers())
+
+    def _refusal_of_any(self, error: Exception) -> RefusalError:
+        if isinstance(error, RankwellError):
+            return self.refusal_of(error)
+        _LOG.error("a request failed", exc_info=error)
+        return RefusalError(500, "the server failed", do="report it, with the server's log")
 
     def refusal_of(self, error: RankwellError) -> RefusalError:
         """An error of ours as a status."""
