@@ -52,6 +52,8 @@ def test_it_shows_alarms_corrections_limits_ratios_and_spend() -> None:
     assert "2 alarms in force" in found
     assert "calibration served: click title 7" in found
     assert "1 h 30 min" in found
+    assert "bundle 21 Sep 12:43 UTC: bundle bb began to answer, after aa" in found
+    assert "Requests to look at: 5 (item 42)" in found
     assert "title 7 has <half> its clicks. It ends at" in found
     assert "click, title 7 -0.500 × 0.61" in found
     assert "psi, quarter-hour: 0.31 = 2.6 × 0.12" in found

@@ -39,7 +39,7 @@ def test_it_has_the_numbers_of_the_incident() -> None:
     assert "{" not in text
 
 
-@pytest.mark.parametrize("kind", ["bundle", "correction", "upstream", "labels", "world"])
+@pytest.mark.parametrize("kind", ["bundle", "correction", "upstream", "unwatched", "labels", "world"])
 def test_each_suspect_has_its_advice(kind: str) -> None:
     suspect = Suspect(kind, example.NOW_US, "something | happened")  # type: ignore[arg-type]
     text = runbook(*told(replace(example.explanation(), suspects=(suspect,))))

@@ -110,7 +110,7 @@ def test_a_deploy_within_minutes_of_the_onset_of_scores_is_asked_first() -> None
 
 def test_a_deploy_of_yesterday_is_not() -> None:
     made = counts(moved="served_logit_click", deploys={ONSET_US - DAY // 2: "b" * 16})
-    assert [suspect.kind for suspect in told(made, alarm("served_logit_click")).suspects] == ["world"]
+    assert [suspect.kind for suspect in told(made, alarm("served_logit_click")).suspects] == ["unwatched"]
 
 
 def test_no_bundle_is_blamed_for_a_feature() -> None:

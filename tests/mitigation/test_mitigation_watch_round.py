@@ -93,6 +93,14 @@ def test_a_calibration_bug_is_seen_without_labels_at_once_and_by_clicks_when_the
     found = {(run.name, run.column, run.segment) for run in first.new_alarms}
     assert ("psi", "served_logit_click", 1) in found
     assert not any(segment == 0 for _, _, segment in found)
+    explanation = first.explanation
+    assert explanation is not None
+    assert (explanation.causes[0].column, explanation.causes[0].segment) == ("served_logit_click", 1)
+    assert abs(explanation.since_us - START_US - 100 * TICK_US) <= 3 * MINUTE_US
+    assert explanation.suspects[0].kind == "unwatched"  # the same bundle answers, as far as its id tells
+    assert all(one.time_us >= explanation.since_us and one.item_id in (3, 4) for one in explanation.requests)
+    assert len(explanation.requests) == 5
+    assert all(report.explanation is None for report in reports[:8])
     by_clicks = [r.segment for report in reports[8:10] for r in report.readings
                  if r.is_alarm and r.name == "calibration_served"]  # fmt: skip
     assert by_clicks

@@ -25,6 +25,7 @@ _NAMES: Final = {
     "bundle": "Another bundle",
     "correction": "A correction",
     "upstream": "A feature, before any model saw it",
+    "unwatched": "Something that isn't watched",
     "labels": "Clicks that are late or lost",
     "world": "The world",
 }
@@ -33,6 +34,7 @@ _ADVICE: Final = {
     "correction": "Read its reason; one that did harm is ended by removing `corrections.json`, or by the kill switch.",
     "upstream": "Ask whose pipeline writes it what changed: units, a default, a join. No offset mends a feature: "
     "mend it upstream, or go back to a bundle that doesn't read it.",
+    "unwatched": "Look at the lists and histories in the requests below, at the item table, and at new clients.",
     "labels": "Look at how actions arrive (`/v1/actions`, the queues before it) before anything is corrected: what was "
     "learned from missing clicks is wrong when they come.",
     "world": "Let the loop correct, train on rows from after the change, and ask what was launched at that time.",

@@ -23,7 +23,7 @@ from rankwell.monitoring.watch_counts import WatchCounts
 
 __all__ = ["Explanation", "SegmentOutcome", "Suspect", "explained"]
 
-SuspectKind = Literal["bundle", "correction", "upstream", "labels", "world"]
+SuspectKind = Literal["bundle", "correction", "upstream", "unwatched", "labels", "world"]
 
 _MOST_CAUSES: Final = 8
 _NEAR_US: Final = TICK_US
@@ -41,7 +41,8 @@ class Suspect:
 
     Args:
         kind: "bundle": another one began to answer · "correction": one began or ended · "upstream": a feature changed
-            before any model saw it · "labels": clicks are late or lost · "world": people do otherwise than they did.
+            before any model saw it · "unwatched": scores moved, and nothing that is watched did · "labels": clicks are
+            late or lost · "world": people do otherwise than they did.
         at_us: When, UTC microseconds.
         what: In words.
     """
@@ -109,8 +110,8 @@ def explained(
     Causes are ranked by `ranked_causes`; the onset of drift is the change point of its minutes, that of calibration
     the quarter-hour from which its evidence comes. Then suspects, in this order: a bundle or a correction that began
     or ended within a quarter-hour of the onset, where scores or their calibration have moved; features that moved,
-    since no bundle changes those; clicks that are few everywhere alike while nothing else moved; and the world, where
-    clicks have moved and nothing else has.
+    since no bundle changes those. Where there is none of that, scores that moved did so by what isn't watched; clicks
+    that are few everywhere alike are late or lost; and else it is the world.
 
     Args:
         readings: Of the round.
@@ -135,7 +136,8 @@ def explained(
         *_upstream(causes, began),
     ]
     if not suspects:
-        suspects = [_labels_or_world(counts, segments, since_us)]
+        has_drifted = any(not cause.reading.name.startswith(_CALIBRATION) for cause in causes)
+        suspects = [_unwatched(since_us) if has_drifted else _labels_or_world(counts, segments, since_us)]
     return Explanation(window_end_us, since_us, causes, tuple(suspects), outcomes)
 
 
@@ -212,6 +214,11 @@ def _upstream(causes: Sequence[Cause], began: Mapping[Cause, int]) -> Iterable[S
             what = f"{cause.column} moved: {reading.name} {reading.value:.3g} {reading.unit}"
             what += f", {cause.times:.1f} × its limit"
             yield Suspect("upstream", began[cause], what)
+
+
+def _unwatched(since_us: int) -> Suspect:
+    what = "scores moved, and no bundle, no correction and no feature that is counted did: look at those that are not"
+    return Suspect("unwatched", since_us, f"{what} (items, lists, histories), and at who asks")
 
 
 def _labels_or_world(counts: WatchCounts, segments: Sequence[int], since_us: int) -> Suspect:
