@@ -14,10 +14,10 @@ import numpy as np
 
 from rankwell.data.atomic_file import AtomicFile
 from rankwell.evaluation.calibration_detector import CalibrationDetector
-from rankwell.evaluation.calibration_sums import CalibrationSums
 from rankwell.mitigation.mitigation_folder import MitigationFolder
 from rankwell.mitigation.mitigation_plan import MitigationPlan
 from rankwell.mitigation.mitigation_state import Decision
+from rankwell.monitoring.outcome_pane import OutcomePane
 from rankwell.monitoring.reading import Reading
 from rankwell.serving.correction import CORRECTIONS, read_correction
 
@@ -55,8 +55,7 @@ class World:
     late: int = 15
     seed: int = 0
     minute: int = 0
-    sums: dict[int, CalibrationSums] = field(default_factory=dict)
-    squares: dict[int, np.ndarray] = field(default_factory=dict)
+    outcomes: OutcomePane = field(default_factory=lambda: OutcomePane.nothing("click"))
     served: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -64,7 +63,7 @@ class World:
         self.detector = CalibrationDetector(2880.0 * len(SEGMENTS))
         self.watch = self.detector.started(len(SEGMENTS))
         for _ in range(2):  # the detector knows how clicks depend before it begins
-            quiet = self._minute(np.zeros(len(SEGMENTS)), np.zeros(len(SEGMENTS)))[0]
+            quiet = self._minute(np.zeros(len(SEGMENTS)), np.zeros(len(SEGMENTS)))[0].sums("served", SEGMENTS)
             self.watch = self.detector.after(self.watch, quiet + quiet + quiet)
 
     @property
@@ -81,7 +80,7 @@ class World:
         values = correction.log_odds_offsets.get("click", {}).get("title", {})
         return np.array([values.get(str(segment), 0.0) for segment in SEGMENTS])
 
-    def _minute(self, error_G: np.ndarray, offsets_G: np.ndarray) -> tuple[CalibrationSums, np.ndarray, np.ndarray]:
+    def _minute(self, error_G: np.ndarray, offsets_G: np.ndarray) -> tuple[OutcomePane, np.ndarray, np.ndarray]:
         """Requests of four candidates of one segment, whose clicks depend on each other by a common mood."""
         num = max(round(self.clicks / WINDOW / self.rate / 4), 1)
         segment_C = np.repeat(np.arange(len(SEGMENTS)), num * 4)
@@ -91,24 +90,13 @@ class World:
         true_C = 1 / (1 + np.exp(-logit_C))
         clicks_C = self.rng.random(len(segment_C)) < np.minimum(true_C * mood_C, 1.0)
         served_C = 1 / (1 + np.exp(-(logit_C + error_G[segment_C] + offsets_G[segment_C])))
-        sums = CalibrationSums.of(
-            served_C, clicks_C.astype(float), np.ones(len(segment_C)), request_C=request_C, segment_C=segment_C,
-            num_segments=len(SEGMENTS),
+        pane = OutcomePane.of(
+            "click", times_us_C=np.full(len(segment_C), self.now_us), request_C=request_C, segment_C=segment_C,
+            probabilities_C=served_C, labels_C=clicks_C, propensity_C=np.ones(len(segment_C)),
+            price_micros_C=np.zeros(len(segment_C)),
         )  # fmt: skip
-        self.squares[self.minute] = np.bincount(segment_C, served_C**2, len(SEGMENTS))
         of_segment = [np.bincount(segment_C, p_C, len(SEGMENTS)) for p_C in (served_C, true_C)]
-        return sums, of_segment[0], of_segment[1]
-
-    def between(self, from_us: int, until_us: int) -> CalibrationSums:
-        total = CalibrationSums.nothing(len(SEGMENTS))
-        for minute in range((from_us - START_US) // MINUTE_US, (until_us - START_US) // MINUTE_US):
-            if minute in self.sums:
-                total = total + self.sums[minute]
-        return total
-
-    def squares_between(self, from_us: int, until_us: int) -> np.ndarray:
-        minutes = range((from_us - START_US) // MINUTE_US, (until_us - START_US) // MINUTE_US)
-        return sum((self.squares.get(minute, 0.0) for minute in minutes), np.zeros(len(SEGMENTS)))
+        return pane, of_segment[0], of_segment[1]
 
     def run(self, minutes: int, folder: MitigationFolder | None = None) -> list[Decision]:
         """Serve, and have the loop look after each quarter-hour."""
@@ -117,19 +105,18 @@ class World:
             error_G = np.zeros(len(SEGMENTS))
             for segment, error in self.error(self.minute).items():
                 error_G[SEGMENTS.index(segment)] = error
-            self.sums[self.minute], *self.served[self.minute] = self._minute(error_G, self.offsets())
+            pane, *self.served[self.minute] = self._minute(error_G, self.offsets())
+            self.outcomes = self.outcomes.between(self.now_us - PLAN.memory_us - 3600 * 10**6, self.now_us) + pane
             self.minute += 1
             if self.minute % WINDOW == 0 and folder is not None:
                 settled_us = self.now_us - self.late * MINUTE_US
-                decisions += folder.look(
-                    self.readings(settled_us), self.between, settled_us=settled_us, squares=self.squares_between
-                )
+                decisions += folder.look(self.readings(settled_us), self.outcomes, settled_us=settled_us)
         return decisions
 
     def readings(self, settled_us: int) -> list[Reading]:
         """The calibration of the newest settled window, by segment."""
         start_us = settled_us - WINDOW * MINUTE_US
-        pane = self.between(start_us, settled_us)
+        pane = self.outcomes.between(start_us, settled_us).sums("served", SEGMENTS)
         self.watch = self.detector.after(self.watch, pane)
         evidence_G, alarms_G = self.detector.log_evidence(self.watch), self.detector.alarms(self.watch)
         return [

@@ -6,11 +6,9 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankwell.calibration.pane import LogitPane
 from rankwell.errors import MitigationError
 from rankwell.evaluation.calibration_sums import CalibrationSums
 from rankwell.mitigation.bias_correction import (
@@ -18,9 +16,8 @@ from rankwell.mitigation.bias_correction import (
     NeededOffsets,
     ServedSpan,
     needed_offsets,
-    root_offset,
-    with_roots,
 )
+from rankwell.monitoring.probability_grid import ProbabilityGrid
 
 NUMBERS = st.floats(-8, 8)
 
@@ -30,63 +27,116 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def span(logits_C: np.ndarray, clicks_C: np.ndarray, offset: float) -> ServedSpan:
-    """One segment; each candidate a request."""
+    """One segment; each candidate a request; logits without a correction."""
     served_C = sigmoid(logits_C + offset)
-    sums = CalibrationSums.of(served_C, clicks_C, np.ones(len(logits_C)), request_C=range(len(logits_C)))
-    return ServedSpan(np.array([offset]), sums, np.array([(served_C**2).sum()]))
+    num = len(logits_C)
+    sums = CalibrationSums.of(served_C, clicks_C, np.ones(num), request_C=range(num))
+    return ServedSpan(np.array([offset]), sums, ProbabilityGrid.of(served_C, segment_C=[0] * num, num_segments=1))
 
 
-@pytest.mark.parametrize("centre", [-5.0, -2.0, 0.0, 1.5])
+def root_of(logits_C: np.ndarray, clicks_C: np.ndarray) -> tuple[float, float]:
+    """The offset by its definition, row by row, and its standard error if clicks are independent."""
+    low, high = -30.0, 30.0
+    share = 1 + 0.5 / sigmoid(logits_C).sum()
+    for _ in range(100):
+        middle = (low + high) / 2
+        is_short = share * sigmoid(logits_C + middle).sum() < clicks_C.sum() + 0.5
+        low, high = (middle, high) if is_short else (low, middle)
+    p_C = sigmoid(logits_C + low)
+    return low, 1 / math.sqrt(share * float((p_C * (1 - p_C)).sum()))
+
+
+@pytest.mark.parametrize("centre", [-8.0, -5.0, -2.0, 0.0, 1.5, 5.0])
 @pytest.mark.parametrize("error", [math.log(3), -0.7, 0.0])
-def test_what_is_needed_is_found_from_spans_of_several_offsets(centre: float, error: float) -> None:
+def test_what_is_needed_is_the_root_over_all_rows_of_spans_of_several_offsets(centre: float, error: float) -> None:
     rng = np.random.default_rng(0)
-    spans, pane = [], None
+    spans, columns = [], []
     for offset in (0.0, -0.4, -error):
-        logits_C = rng.normal(centre, 0.5, 40_000) + error  # the bundle's, off by the error
+        logits_C = rng.normal(centre, 1.5, 20_000) + error  # the bundle's, off by the error
         clicks_C = (rng.random(len(logits_C)) < sigmoid(logits_C - error)).astype(np.float64)
         spans.append(span(logits_C, clicks_C, offset))
-        no_segments_CS = torch.zeros(len(logits_C), 0, dtype=torch.int64)
-        columns = (torch.from_numpy(logits_C), torch.from_numpy(clicks_C), torch.ones(len(logits_C)))
-        part = LogitPane.of(*columns, no_segments_CS)
-        pane = part if pane is None else pane + part
+        columns.append((logits_C, clicks_C))
     found = needed_offsets(spans)
-    assert abs(found.needed_G[0] + error) < 4 * found.noise_G[0] + 0.03
-    assert pane is not None
-    exact = with_roots(found, [pane])
-    assert abs(exact.needed_G[0] + error) < 4 * exact.noise_G[0]
+    root, noise = root_of(*map(np.concatenate, zip(*columns, strict=True)))
+    farthest = max(abs(root - offset) for offset in (0.0, -0.4, -error))  # from where rows were served
+    assert abs(found.needed_G[0] - root) < 0.005 * farthest
+    assert found.noise_G[0] == pytest.approx(noise, rel=0.1)
+    assert abs(found.needed_G[0] + error) < 4 * found.noise_G[0]
 
 
-@given(st.lists(st.floats(-4, 3), min_size=1, max_size=20), st.floats(-2, 2))
-@settings(max_examples=50, derandomize=True, deadline=None)
-def test_the_logarithm_never_shoots_over_the_root(logits: list[float], root: float) -> None:
-    logits_C = np.array(logits)
-    ratio = math.log(sigmoid(logits_C + root).sum() / sigmoid(logits_C).sum())
-    assert abs(ratio) <= abs(root) + 1e-12
-    assert ratio * root >= 0
+@given(
+    st.lists(
+        st.tuples(st.lists(st.tuples(st.floats(-12, 12), st.booleans()), max_size=12), st.floats(-2, 2)), min_size=1
+    )
+)
+@settings(max_examples=150, derandomize=True, deadline=None)
+def test_few_rows_of_any_probability_give_the_root_and_nothing_that_is_no_number(
+    drawn: list[tuple[list[tuple[float, bool]], float]],
+) -> None:
+    rows = [(logit, float(label)) for pairs, _ in drawn for logit, label in pairs]
+    spans = []
+    for pairs, offset in drawn:
+        logits_C, clicks_C = np.array(pairs, np.float64).reshape(-1, 2).T
+        spans.append(span(logits_C, clicks_C, offset))
+    found = needed_offsets(spans)
+    assert np.isfinite([found.needed_G[0], found.z_G[0]]).all()
+    if not rows:
+        assert (found.needed_G[0], np.isinf(found.noise_G[0])) == (0, True)
+        return
+    root, _ = root_of(*np.array(rows).T)
+    farthest = max(abs(root - offset) for _, offset in drawn)
+    if farthest < 4:  # an offset is ±2 at most
+        assert found.needed_G[0] == pytest.approx(root, abs=0.05 * farthest + 1e-6)
+    assert found.noise_G[0] > 0
 
 
-def test_the_root_is_that_of_the_definition() -> None:
-    logits_C = torch.tensor([-1.0, 0.5, 2.0, 0.1], dtype=torch.float64)
-    pane = LogitPane.of(logits_C, torch.tensor([1.0, 1, 0, 1]), torch.full((4,), 50.0), torch.zeros(4, 0).long())
-    delta, slope = root_offset(pane)
-    p_C = torch.sigmoid(logits_C + delta)
-    assert 50 * float(p_C.sum()) == pytest.approx(150 * (1 - 1 / 200) + 0.5)
-    assert slope == pytest.approx(50 * float((p_C * (1 - p_C)).sum()))
+def test_spans_in_any_order_and_of_no_rows_change_nothing() -> None:
+    rng = np.random.default_rng(3)
+    logits_C = rng.normal(-1, 1, 3000)
+    clicks_C = (rng.random(3000) < sigmoid(logits_C - 0.8)).astype(np.float64)
+    spans = [span(logits_C[part::3], clicks_C[part::3], offset) for part, offset in enumerate((0.0, -0.5, -1.5))]
+    nothing = span(np.zeros(0), np.zeros(0), -2.0)
+    one, other = needed_offsets(spans), needed_offsets([nothing, *reversed(spans), nothing])
+    for name in ("needed_G", "noise_G", "z_G"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-9)
+
+
+def test_clicks_of_one_request_that_depend_on_each_other_make_it_less_sure() -> None:
+    rng = np.random.default_rng(4)
+    clicks_Q = (rng.random(500) < 0.1).astype(np.float64)
+    p_C, clicks_C = np.full(2000, 0.1), np.repeat(clicks_Q, 4)  # all four of a request, or none
+    grid = ProbabilityGrid.of(p_C, segment_C=[0] * 2000, num_segments=1)
+    noise = []
+    for request_C in (np.arange(2000), np.repeat(np.arange(500), 4)):
+        sums = CalibrationSums.of(p_C, clicks_C, np.ones(2000), request_C=request_C)
+        noise.append(needed_offsets([ServedSpan(np.zeros(1), sums, grid)]).noise_G[0])
+    assert noise[1] / noise[0] == pytest.approx(2, rel=0.1)  # √4
 
 
 def test_where_nothing_is_known_nothing_is_needed() -> None:
-    found = needed_offsets([ServedSpan(np.zeros(2), CalibrationSums.nothing(2))])
+    found = needed_offsets([ServedSpan(np.zeros(2), CalibrationSums.nothing(2), ProbabilityGrid.nothing(2))])
     assert found.needed_G.tolist() == [0, 0]
     assert np.isinf(found.noise_G).all()
     assert found.z_G.tolist() == [0, 0]
-    assert BiasCorrection().next_offsets(found, np.array([-1.5, 0.0]), np.ones(2, bool)).tolist() == [-0.5, 0.0]
+    assert BiasCorrection().next_offsets(found, np.array([-1.8, 0.0]), np.ones(2, bool)).tolist() == [
+        pytest.approx(-0.3),
+        0.0,
+    ]
     with pytest.raises(MitigationError, match="no spans"):
         needed_offsets([])
 
 
+@pytest.mark.parametrize("certain", [0.0, 1.0])
+def test_probabilities_that_no_offset_moves_ask_for_none(certain: float) -> None:
+    sums = CalibrationSums.of([certain] * 40, [1, 0] * 20, [1] * 40, request_C=range(40))
+    grid = ProbabilityGrid.of([certain] * 40, segment_C=[0] * 40, num_segments=1)
+    found = needed_offsets([ServedSpan(np.zeros(1), sums, grid)])
+    assert (found.needed_G[0], np.isinf(found.noise_G[0])) == (0, True)
+    assert BiasCorrection().targets(found, np.zeros(1), np.ones(1, bool)).tolist() == [0]
+
+
 def test_no_click_of_many_expected_is_off_without_doubt() -> None:
-    none = CalibrationSums.of([0.05] * 2000, [0] * 2000, [1] * 2000, request_C=range(2000))
-    found = needed_offsets([ServedSpan(np.zeros(1), none)])
+    found = needed_offsets([span(np.full(2000, math.log(0.05 / 0.95)), np.zeros(2000), 0.0)])
     assert found.z_G[0] < -9
     assert np.isfinite(found.needed_G[0])
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from served_world import PLAN, SEGMENTS, World, pointer
+from served_world import BUNDLES, MINUTE_US, PLAN, SEGMENTS, START_US, World, pointer
 
+from rankwell.mitigation.evidence import Seen
 from rankwell.mitigation.mitigation_folder import MitigationFolder
+from rankwell.mitigation.mitigation_loop import MitigationLoop
+from rankwell.mitigation.mitigation_state import LoopState
 
 HURT = SEGMENTS.index(3)
 
@@ -36,6 +40,27 @@ def test_nothing_is_done_where_nothing_is_wrong(tmp_path: Path) -> None:
     with MitigationFolder(tmp_path, PLAN, now_us=lambda: world.now_us) as folder:
         assert world.run(24 * 60, folder) == []
     assert not (tmp_path / "corrections.json").exists()
+
+
+@pytest.mark.parametrize("has_looked_before", [False, True])
+def test_rows_of_the_bundle_before_say_nothing_of_the_one_that_answers(tmp_path: Path, has_looked_before: bool) -> None:
+    world = World(tmp_path, error=lambda minute: {3: math.log(3.0)} if minute >= 120 else {}, clicks=1500.0)
+    world.run(165)
+    deployed_us, settled_us = START_US + 120 * MINUTE_US, START_US + 150 * MINUTE_US
+    hour = [replace(r, window_start_us=settled_us - 60 * MINUTE_US) for r in world.readings(settled_us)]
+    state = LoopState(bundle_id=BUNDLES[1]) if has_looked_before else LoopState()
+    found = {}
+    for since_us in (0, deployed_us):
+        seen = Seen(
+            readings=hour, outcomes=world.outcomes, settled_us=settled_us, bundle_id=BUNDLES[0],
+            answers_since_us=since_us,
+        )  # fmt: skip
+        after, _ = MitigationLoop(PLAN).after(state, seen, world.now_us)
+        found[since_us] = after.history[-1].offsets.get(3, 0.0)
+    assert found[deployed_us] == pytest.approx(-math.log(3), abs=0.1)
+    assert abs(found[0]) < 0.8  # half the rows are right; or all are from before it looked
+    newer = replace(seen, answers_since_us=settled_us)
+    assert not MitigationLoop(PLAN).after(state, newer, world.now_us)[0].history[-1].offsets
 
 
 @pytest.mark.slow

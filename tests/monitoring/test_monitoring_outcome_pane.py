@@ -61,8 +61,10 @@ def test_sums_are_those_of_plain_loops(view: Any) -> None:
         assert found.num_requests_G[g] == len(pairs)
     paid = [np.nansum(rows["price_micros_C"][rows["segment_C"] == segment]) for segment in segments]
     assert pane.spend_micros(segments).tolist() == [int(micros) for micros in paid]
-    squares = [float((rows["probabilities_C"][rows["segment_C"] == segment] ** 2).sum()) for segment in segments]
-    np.testing.assert_allclose((pane.between(0, 0) + pane).squares(segments), squares, rtol=1e-12)
+    grid = (pane.between(0, 0) + pane).grid(segments)
+    of_segment = [rows["probabilities_C"][rows["segment_C"] == segment] for segment in segments]
+    assert grid.rows_GB.sum(axis=1).tolist() == [len(p_C) for p_C in of_segment]
+    np.testing.assert_allclose(grid.totals_GB.sum(axis=1), [p_C.sum() for p_C in of_segment], rtol=1e-12)
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 1000))
@@ -75,6 +77,7 @@ def test_two_parts_are_the_whole(first: int, second: int, seed: int) -> None:
     np.testing.assert_array_equal(parts.segments_N, whole.segments_N)
     np.testing.assert_allclose(parts.sums_NV6, whole.sums_NV6, rtol=1e-12)
     np.testing.assert_array_equal(parts.spend_micros_N, whole.spend_micros_N)
+    np.testing.assert_allclose(parts.grid_NB2, whole.grid_NB2, rtol=1e-12)
 
 
 def test_a_table_keeps_every_bit_and_another_format_is_refused() -> None:
@@ -83,7 +86,7 @@ def test_a_table_keeps_every_bit_and_another_format_is_refused() -> None:
     again = outcomes_from_table(table)
     assert again.action == "click"
     np.testing.assert_array_equal(again.sums_NV6, pane.sums_NV6)
-    np.testing.assert_array_equal(again.squares_N, pane.squares_N)
+    np.testing.assert_array_equal(again.grid_NB2, pane.grid_NB2)
     for wrong in (table.replace_schema_metadata({}), table.drop_columns(["sums"])):
         with pytest.raises(MonitoringError, match="no outcomes"):
             outcomes_from_table(wrong)

@@ -1,12 +1,12 @@
 """How far the log-odds of each segment are to be shifted until its clicks come out right: little, late, and not at all
 where nothing is wrong.
 
-Letters: G segments · N cells of a pane.
+Letters: G segments.
 
 **Everything is relative to the probabilities without any correction.** A window holds rows that were served under
-several offsets, and their plain ratio belongs to none of them: it would be corrected twice. Each span of one offset o
-is brought back by e^-o first, and then spans add up. So labels that come late cost nothing but time, and an update
-changes no evidence. The other sound way, to use no rows but those that were served under the correction in force,
+several offsets, and their plain ratio belongs to none of them: it would be corrected twice. Each span is brought back
+by its own offset first, and then spans add up. So labels that come late cost nothing but time, and an update changes no
+evidence. The other sound way, to use no rows but those that were served under the correction in force,
 begins anew with each update, and would have nothing to go by for as long as labels take.
 """
 
@@ -15,28 +15,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rankwell.calibration.pane import LogitPane
 from rankwell.errors import MitigationError
 from rankwell.evaluation.calibration_sums import CalibrationSums
+from rankwell.monitoring.probability_grid import ProbabilityGrid
 from rankwell.serving.correction import LARGEST_OFFSET
 
-__all__ = ["BiasCorrection", "NeededOffsets", "ServedSpan", "needed_offsets", "root_offset", "with_roots"]
+__all__ = ["BiasCorrection", "NeededOffsets", "ServedSpan", "needed_offsets"]
 
 _Floats = NDArray[np.float64]
 _Booleans = NDArray[np.bool_]
 
 _HALF: Final = 0.5
-"""Of a click, added to both sides, so that segments without any have a logarithm."""
-_LARGEST_P: Final = 0.999
+"""Of a click, promised and observed alike, so that segments without any have a logarithm."""
+_FARTHEST: Final = 20.0
+_NUM_STEPS: Final = 60
 _FEWEST_FOR_PARENT: Final = 4
 _MOST_OF_ONE: Final = 1 / 3
 _AGREEING: Final = 2 / 3
-_NUM_STEPS: Final = 60
 
 
 @final
@@ -47,34 +47,26 @@ class ServedSpan:
     Args:
         offsets_G: In force when they were served, in log-odds; 0 where there was none.
         sums: Of the rows whose labels are known, with the probabilities as they were served: exposed rows, no other.
-        squares_G: Σ w·p² over the same rows, not over requests as in the sums; None where nobody counted it.
+        grid: The probabilities of the same rows, as they were served.
     """
 
     offsets_G: _Floats
     sums: CalibrationSums
-    squares_G: _Floats | None = None
+    grid: ProbabilityGrid
 
-    def uncorrected(self) -> tuple[CalibrationSums, _Floats]:
-        """The sums as if nothing had been corrected, and how many rows of one probability each segment is like.
+    def moved(self, offset_G: _Floats) -> tuple[_Floats, _Floats]:
+        """What the rows would have promised under another offset in the place of theirs, and its slope."""
+        return self.grid.moved(offset_G - self.offsets_G)
 
-        With the sum of squares a segment is taken to be n = (Σ p)² / Σ p² rows of p̃ = Σ p² / Σ p, which have the same
-        sum and, at the offset in force, the same slope; without it, infinitely many of a small one. Then p̃ loses the
-        offset in log-odds, and all its sums are scaled alike. It is exact where probabilities are equal, or small, or
-        where the offset in force is the one that is needed.
-        """
-        sums, nothing_G = self.sums, np.zeros_like(self.sums.predicted_G)
-        if self.squares_G is None:
-            scale_G, rows_G = np.exp(-self.offsets_G), np.full_like(nothing_G, np.inf)
-        else:
-            typical_G = np.divide(self.squares_G, sums.predicted_G, out=nothing_G, where=sums.predicted_G > 0)
-            typical_G = np.minimum(typical_G, _LARGEST_P)
-            scale_G = 1 / (typical_G + (1 - typical_G) * np.exp(self.offsets_G))
-            rows_G = np.divide(sums.predicted_G, typical_G, out=np.zeros_like(typical_G), where=typical_G > 0)
-        scaled = CalibrationSums(
+    def uncorrected(self) -> CalibrationSums:
+        """The sums as if nothing had been corrected: all that was promised, scaled as its total is."""
+        sums = self.sums
+        expected_G, _ = self.moved(np.zeros_like(self.offsets_G))
+        scale_G = np.divide(expected_G, sums.predicted_G, out=np.ones_like(expected_G), where=sums.predicted_G > 0)
+        return CalibrationSums(
             sums.predicted_G * scale_G, sums.observed_G, sums.predicted_squared_G * scale_G**2,
             sums.product_G * scale_G, sums.observed_squared_G, sums.num_requests_G,
         )  # fmt: skip
-        return scaled, rows_G
 
 
 @final
@@ -94,15 +86,11 @@ class NeededOffsets:
 
 
 def needed_offsets(spans: Sequence[ServedSpan]) -> NeededOffsets:
-    """The offset of each segment by itself, from sums.
+    """The offset of each segment by itself: that under which its rows would have promised the clicks they got.
 
-    With O clicks of E expected ones, δ = ln(O / E), half a click added to both, and its error √v / O with the residuals
-    v = Σ_q (y_q − O/E·p_q)² of whole requests, whose clicks depend on each other.
-
-    What is wanted is the root of Σ σ(z + δ) = O. The logarithm ln Σ σ(z + δ) rises by 1 − p̃ < 1 per log-odds, p̃ the
-    mean p weighted by p, so that |ln(O/E)| never exceeds the root: it never shoots over, and each further round under
-    what it found lacks a share p̃ of what was left. With the squares of spans δ = ln(o / (1 − o)) − ln(e / (1 − e)),
-    o = O / n and e = E / n, whose slope is right at once. Where panes of logits are at hand, `with_roots` is exact.
+    It is the root δ of ``Σ σ(z + δ) = O`` over all rows, z the log-odds without a correction and O the clicks, half a
+    click added to what is promised and to what was observed. Its error is √v over the slope ``Σ p·(1 − p)`` at δ, with
+    v = Σ_q (y_q − p_q)² of whole requests, whose clicks depend on each other, and not less than of independent ones.
 
     Args:
         spans: Of one list of segments.
@@ -110,79 +98,46 @@ def needed_offsets(spans: Sequence[ServedSpan]) -> NeededOffsets:
     Raises:
         MitigationError: There is none.
 
-    >>> clicks_C = [1] * 100 + [0] * 4900
-    >>> sums = CalibrationSums.of([.04] * 5000, clicks_C, [1] * 5000, request_C=range(5000))
-    >>> before = ServedSpan(np.zeros(1), sums)
-    >>> needed_offsets([before]).needed_G.round(2).tolist()  # 100 clicks of 200
-    [-0.69]
-    >>> sums = CalibrationSums.of([.02] * 5000, clicks_C, [1] * 5000, request_C=range(5000))
-    >>> later = ServedSpan(np.log([.5]), sums)
-    >>> needed_offsets([before, later]).needed_G.round(2).tolist()  # and not -.41, the logarithm of 200 / 300
-    [-0.69]
+    >>> def span(p, offset):  # 5,000 rows with 100 clicks
+    ...     p_C, clicks_C = [p] * 5000, [1] * 100 + [0] * 4900
+    ...     sums = CalibrationSums.of(p_C, clicks_C, [1] * 5000, request_C=range(5000))
+    ...     grid = ProbabilityGrid.of(p_C, segment_C=[0] * 5000, num_segments=1)
+    ...     return ServedSpan(np.array([offset]), sums, grid)
+    >>> needed_offsets([span(.04, 0.0)]).needed_G.round(2).tolist()  # ln(.02 / .98) − ln(.04 / .96), and half a click
+    [-0.71]
+    >>> needed_offsets([span(.04, 0.0), span(.02, -.71)]).needed_G.round(2).tolist()  # and not -.41, ln(200 / 300)
+    [-0.71]
     """
     if not spans:
         raise MitigationError("there are no spans to go by", allowed="one at least, whose sums may be empty")
-    total, rows_G = spans[0].uncorrected()
+    total = spans[0].uncorrected()
     for span in spans[1:]:
-        more, more_rows_G = span.uncorrected()
-        total, rows_G = total + more, rows_G + more_rows_G
-    observed_G, predicted_G = total.observed_G + _HALF, total.predicted_G + _HALF
-    has_any_G = (total.predicted_G > 0) | (total.observed_G > 0)
-    variance_G = np.maximum(total.residual_squared(observed_G / predicted_G), observed_G)
-    spread_G = np.sqrt(np.maximum(total.residual_squared(1.0), predicted_G))
-    rows_G = np.maximum(rows_G, np.maximum(observed_G, predicted_G) / _LARGEST_P)  # no row has more than one click
-    spared_G, expected_spared_G = 1 - observed_G / rows_G, 1 - predicted_G / rows_G
-    return NeededOffsets(
-        np.where(has_any_G, np.log(observed_G / predicted_G) - np.log(spared_G / expected_spared_G), 0.0),
-        np.where(has_any_G, np.sqrt(variance_G) / observed_G / spared_G, np.inf),
-        np.where(has_any_G, (total.observed_G - total.predicted_G) / spread_G, 0.0),
-    )
-
-
-def with_roots(needed: NeededOffsets, panes_G: Sequence[LogitPane]) -> NeededOffsets:
-    """The same with the exact root of each segment in place of the logarithm; see `root_offset`.
-
-    Args:
-        needed: From the sums of the same rows, which know how much clicks of one request depend on each other.
-        panes_G: One a segment; one without rows changes nothing.
-    """
-    needed_G, noise_G = needed.needed_G.copy(), needed.noise_G.copy()
-    for g, pane in enumerate(panes_G):
-        if len(pane):
-            needed_G[g], slope = root_offset(pane)
-            noise_G[g] *= (float(pane.weights_NL[:, 1].sum()) + _HALF) / slope
-    return NeededOffsets(needed_G, noise_G, needed.z_G)
-
-
-def root_offset(pane: LogitPane) -> tuple[float, float]:
-    """The root δ of Σ w·σ(z + δ) = Σ w·y, exact whatever the probabilities are, and the slope there.
-
-    Args:
-        pane: Of one segment, of log-odds **without** a correction: of the probability that was served, less the offset
-            that was in force for the row.
-
-    Returns:
-        δ within ±20, and Σ w·p·(1 − p) at δ: √v over it is δ's standard error, v as in `needed_offsets`. (0, 0) of a
-        pane without rows.
-
-    >>> import torch
-    >>> logits_C, labels_C = torch.full((100,), 0.0), torch.tensor([1.0] * 80 + [0.0] * 20)
-    >>> pane = LogitPane.of(logits_C, labels_C, torch.ones(100), torch.zeros(100, 0, dtype=torch.int64))
-    >>> delta, slope = root_offset(pane)
-    >>> round(delta, 3), round(slope, 3)  # ln(.797 / .203), where ln(80 / 50) is .47
-    (1.368, 16.179)
-    """
-    logits_C, labels_C, weights_C, _ = (column.numpy() for column in pane.rows())
-    if not len(logits_C):
-        return 0.0, 0.0
-    half = _HALF / float(weights_C.sum())
-    clicks = float(weights_C @ labels_C) * (1 - 2 * half) + _HALF
-    low, high = -20.0, 20.0
+        total = total + span.uncorrected()
+    nothing_G = np.zeros_like(total.predicted_G)
+    expected_G, slope_now_G = _promised(spans, nothing_G)
+    is_promised_G = expected_G > 0
+    share_G = 1 + _HALF / np.where(is_promised_G, expected_G, 1.0)  # half a click more, of rows like the segment's own
+    observed_G = total.observed_G + _HALF
+    low_G, high_G = nothing_G - _FARTHEST, nothing_G + _FARTHEST
     for _ in range(_NUM_STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if float(weights_C @ _sigmoid(logits_C + middle)) < clicks else (low, middle)
-    p_C = _sigmoid(logits_C + low)
-    return low, float(weights_C @ (p_C * (1 - p_C)))
+        middle_G = (low_G + high_G) / 2
+        is_short_G = _promised(spans, middle_G)[0] * share_G < observed_G
+        low_G, high_G = np.where(is_short_G, middle_G, low_G), np.where(is_short_G, high_G, middle_G)
+    needed_G = np.where(is_promised_G & (slope_now_G > 0), (low_G + high_G) / 2, 0.0)
+    slope_G = _promised(spans, needed_G)[1] * share_G
+    residual_squared_G = total.residual_squared(observed_G / (expected_G + _HALF))
+    spread_G = np.sqrt(np.maximum(residual_squared_G, slope_G))
+    has_slope_G = is_promised_G & (slope_now_G > 0) & (slope_G > 0)
+    noise_G = np.divide(spread_G, slope_G, out=nothing_G + math.inf, where=has_slope_G)
+    spread_now_G = np.sqrt(np.maximum(total.residual_squared(1.0), slope_now_G))
+    z_G = np.divide(total.observed_G - expected_G, spread_now_G, out=nothing_G.copy(), where=spread_now_G > 0)
+    return NeededOffsets(needed_G, noise_G, z_G)
+
+
+def _promised(spans: Sequence[ServedSpan], offset_G: _Floats) -> tuple[_Floats, _Floats]:
+    """Σ p and Σ p·(1 − p) of all spans under one offset."""
+    moved = [span.moved(offset_G) for span in spans]
+    return np.sum([p_G for p_G, _ in moved], axis=0), np.sum([slope_G for _, slope_G in moved], axis=0)
 
 
 @final
@@ -197,7 +152,7 @@ class BiasCorrection:
 
     Args:
         largest_offset: Of a segment, in log-odds.
-        largest_step: From one update to the next.
+        largest_step: From one update to the next: what multiplies odds by 4 is undone in one.
         gate: z of a segment that no alarm names.
         gate_accused: z of one that an alarm names: the alarm has evidence of its own.
         gate_held: z below which an offset in force has lost its reason.
@@ -219,7 +174,7 @@ class BiasCorrection:
     """
 
     largest_offset: float = LARGEST_OFFSET
-    largest_step: float = 1.0
+    largest_step: float = 1.5
     gate: float = 4.0
     gate_accused: float = 3.0
     gate_held: float = 1.5
@@ -252,7 +207,7 @@ class BiasCorrection:
         from_parent_G = needed.needed_G - parent
         z_parent_G = from_parent_G / needed.noise_G if parent else needed.z_G
         is_apart_G, is_off_G = np.abs(z_parent_G) >= gate_G, np.abs(needed.z_G) >= gate_G
-        off_G = is_apart_G & is_off_G
+        off_G = is_apart_G & is_off_G & np.isfinite(needed.noise_G)
         target_G = np.where(is_apart_G, 0.0, parent)
         if off_G.any():
             noise_squared_G = needed.noise_G[off_G] ** 2
@@ -289,9 +244,3 @@ class BiasCorrection:
         agreeing = float(weights_G[values_G * np.sign(parent) > abs(parent) / 2].sum())
         is_sure = abs(parent) > self.gate * noise and agreeing >= _AGREEING * weights_G.sum()
         return parent if is_sure else 0.0
-
-
-def _sigmoid(x_C: NDArray[Any]) -> _Floats:
-    decayed_C = np.exp(-np.abs(x_C))
-    sigmoid_C: _Floats = np.where(x_C >= 0, 1.0, decayed_C) / (1 + decayed_C)
-    return sigmoid_C

@@ -6,17 +6,17 @@ Letters: G segments.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rankwell.evaluation.calibration_sums import CalibrationSums
 from rankwell.mitigation.bias_correction import NeededOffsets, ServedSpan, needed_offsets
 from rankwell.mitigation.mitigation_plan import MitigationPlan
 from rankwell.mitigation.mitigation_state import LoopState
+from rankwell.monitoring.outcome_pane import OutcomePane
 from rankwell.monitoring.reading import Reading
 
 __all__ = ["SURE", "Evidence", "Seen", "is_beyond", "served_spans"]
@@ -38,29 +38,26 @@ class Seen:
 
     Args:
         readings: Of the newest window.
-        sums: From a time until another, both whole minutes in UTC microseconds, of requests that were served between:
-            one segment for each of the plan's, of exposed rows and the probabilities as they were served, by the bundle
-            that answers now.
-        settled_us: Labels of requests before it are all known.
+        outcomes: What was promised and what came of it, in the minutes that the plan remembers.
+        settled_us: Labels of requests before it are all known; a whole minute.
         bundle_id: Of the bundle that answers.
+        answers_since_us: Since when it has answered most requests; 0: always, as far as is known.
         previous_bundle_id: Of the one that a fallback would go to.
         approved, refused: Ids of proposals.
         other_correction: The id of a correction in force that is not the loop's own.
         is_stopped: Whether the kill switch is on.
-        squares: Σ p² over the same rows as `sums`, by segment, if somebody counts it: offsets are found sooner where
-            probabilities aren't small. See `rankwell.mitigation.bias_correction.ServedSpan`.
     """
 
     readings: Sequence[Reading]
-    sums: Callable[[int, int], CalibrationSums]
+    outcomes: OutcomePane
     settled_us: int
     bundle_id: str
+    answers_since_us: int = 0
     previous_bundle_id: str | None = None
     approved: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
     other_correction: str | None = None
     is_stopped: bool = False
-    squares: Callable[[int, int], NDArray[np.float64]] | None = None
 
 
 def served_spans(plan: MitigationPlan, state: LoopState, seen: Seen, from_us: int) -> list[ServedSpan]:
@@ -70,16 +67,16 @@ def served_spans(plan: MitigationPlan, state: LoopState, seen: Seen, from_us: in
     are counted by the minute.
 
     >>> from rankwell.mitigation.mitigation_state import InForce
-    >>> asked = []
-    >>> def sums(start_us, end_us):
-    ...     asked.append((start_us // 60_000_000, end_us // 60_000_000))
-    ...     return CalibrationSums.nothing()
+    >>> five = np.arange(5)  # minutes with a row of a tenth each
+    >>> outcomes = OutcomePane.of("click", times_us_C=five * 60_000_000, request_C=five, segment_C=five * 0 + 3,
+    ...                           probabilities_C=five * 0 + .1, labels_C=five * 0, propensity_C=five * 0 + 1.0,
+    ...                           price_micros_C=five * 0)
     >>> history = (InForce(from_us=0), InForce(from_us=150_000_000, offsets={3: -0.5}))  # in the midst of minute 2
     >>> plan = MitigationPlan(action="click", feature="title", segments=(3,))
-    >>> seen = Seen(readings=(), sums=sums, settled_us=300_000_000, bundle_id="b")
+    >>> seen = Seen(readings=(), outcomes=outcomes, settled_us=300_000_000, bundle_id="b")
     >>> spans = served_spans(plan, LoopState(history=history), seen, from_us=0)
-    >>> asked, [span.offsets_G.tolist() for span in spans]
-    ([(0, 2), (3, 5)], [[0.0], [-0.5]])
+    >>> [(span.offsets_G.tolist(), span.sums.predicted_G.round(9).tolist()) for span in spans]
+    [([0.0], [0.2]), ([-0.5], [0.2])]
     """
     now = state.history[-1]
     spans = []
@@ -89,19 +86,15 @@ def served_spans(plan: MitigationPlan, state: LoopState, seen: Seen, from_us: in
         end_us = _floored(seen.settled_us if following is None else min(seen.settled_us, following.from_us))
         if entry.blend_weight == now.blend_weight and (start_us < end_us or entry is now):
             offsets_G = np.array([entry.offsets.get(segment, 0.0) for segment in plan.segments])
-            has_rows = start_us < end_us
-            sums = seen.sums(start_us, end_us) if has_rows else CalibrationSums.nothing(len(plan.segments))
-            squares_G = None
-            if seen.squares is not None:
-                squares_G = seen.squares(start_us, end_us) if has_rows else np.zeros(len(plan.segments))
-            spans.append(ServedSpan(offsets_G, sums, squares_G))
+            part = seen.outcomes.between(start_us, end_us)
+            spans.append(ServedSpan(offsets_G, part.sums("served", plan.segments), part.grid(plan.segments)))
     return spans
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What rows since the onset of an incident say, the oldest of them no older than the plan's memory.
+    """What rows since the onset of an incident say, of the bundle that answers and no older than the plan's memory.
 
     Args:
         plan: Of the loop.
@@ -134,27 +127,32 @@ class Evidence:
         Args:
             from_us: No rows from before it; by default all that were served under what is in force.
         """
-        from_us = max(from_us, self.seen.settled_us - self.plan.memory_us, 0)
-        sums = served_spans(self.plan, self.state, self.seen, from_us)[-1].sums
-        return needed_offsets([ServedSpan(np.zeros(len(self.plan.segments)), sums)]), sums.predicted_G
+        from_us = max(from_us, self._remembered_us)
+        span = served_spans(self.plan, self.state, self.seen, from_us)[-1]
+        as_served = ServedSpan(np.zeros(len(self.plan.segments)), span.sums, span.grid)
+        return needed_offsets([as_served]), span.sums.predicted_G
 
     def newest_window_us(self) -> int:
         """Where the newest window of settled rows begins."""
-        return max(_ceiled(self.seen.settled_us - self.plan.window_us), 0)
+        return max(_ceiled(self.seen.settled_us - self.plan.window_us), self.seen.answers_since_us, 0)
 
     def reason(self, needed: NeededOffsets, offsets_G: _Floats) -> str:
         """Why these offsets, in words."""
         worst = sorted(np.flatnonzero(offsets_G).tolist(), key=lambda g: -abs(float(needed.z_G[g])))
         parts = [
-            f"{self.plan.feature} {self.plan.segments[g]}: {math.exp(needed.needed_G[g]):.2f} × the "
-            f"{self.plan.action}s expected (z {needed.z_G[g]:+.1f})"
+            f"{self.plan.feature} {self.plan.segments[g]}: the odds of a {self.plan.action} are "
+            f"{math.exp(needed.needed_G[g]):.2f} × those promised (z {needed.z_G[g]:+.1f})"
             for g in worst[:_MOST_NAMED]
         ]
         return ", ".join(parts) + (f" and {len(worst) - _MOST_NAMED} more" if len(worst) > _MOST_NAMED else "")
 
     @property
     def _from_us(self) -> int:
-        return max(self.state.onset_us, self.seen.settled_us - self.plan.memory_us, 0)
+        return max(self.state.onset_us, self._remembered_us)
+
+    @property
+    def _remembered_us(self) -> int:
+        return max(self.seen.settled_us - self.plan.memory_us, self.seen.answers_since_us, 0)
 
 
 def is_beyond(judged: NeededOffsets, tolerance: float, sure: float = SURE) -> _Booleans:

@@ -182,9 +182,10 @@ class KeptWatch:
         """What fails here is said, and alarms are told all the same."""
         if self._mitigation is None:
             return ()
-        settled_us = self._watch.counts.settled_us // MINUTE_US * MINUTE_US
+        counts = self._watch.counts
+        settled_us = counts.settled_us // MINUTE_US * MINUTE_US
         try:
-            return self._mitigation.look(readings, self._round.sums, settled_us=settled_us)
+            return self._mitigation.look(readings, counts.outcomes, settled_us=settled_us, versions=counts.versions)
         except RankwellError as error:
             self._problem(f"nothing is mitigated: {error}")
             return ()

@@ -20,19 +20,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self, final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rankwell.data.atomic_file import AtomicFile
 from rankwell.errors import MitigationError, RankwellError
-from rankwell.evaluation.calibration_sums import CalibrationSums
 from rankwell.mitigation.audit_log import AuditLog
 from rankwell.mitigation.evidence import Seen
 from rankwell.mitigation.fallback import fall_back
 from rankwell.mitigation.mitigation_loop import OWN, MitigationLoop
 from rankwell.mitigation.mitigation_plan import MitigationPlan
 from rankwell.mitigation.mitigation_state import Decision, InForce, LoopState
+from rankwell.monitoring.outcome_pane import OutcomePane
 from rankwell.monitoring.reading import Reading
+from rankwell.monitoring.version_pane import VersionPane
 from rankwell.serving.correction import CORRECTIONS, Correction, read_correction
 from rankwell.serving.rollout import RolloutFolder
 
@@ -92,17 +90,18 @@ class MitigationFolder:
     def look(
         self,
         readings: Sequence[Reading],
-        sums: Callable[[int, int], CalibrationSums],
+        outcomes: OutcomePane,
         *,
         settled_us: int,
-        squares: Callable[[int, int], NDArray[np.float64]] | None = None,
+        versions: VersionPane | None = None,
     ) -> tuple[Decision, ...]:
         """One round, to be called after each window.
 
         Args:
             readings: Of the newest window.
-            sums, squares: See `rankwell.mitigation.evidence.Seen`.
-            settled_us: Labels of requests before it are all known.
+            outcomes: What was promised and what came of it, at least of the minutes that the plan remembers.
+            settled_us: Labels of requests before it are all known; a whole minute.
+            versions: Which bundle answered when; None: the one that answers now always has.
 
         Returns:
             What was decided; "page" and "fail" are for people.
@@ -123,15 +122,15 @@ class MitigationFolder:
         proposals = self._own / _PROPOSALS
         seen = Seen(
             readings=readings,
-            sums=sums,
+            outcomes=outcomes,
             settled_us=settled_us,
             bundle_id=rollout.current,
+            answers_since_us=0 if versions is None else versions.answers_since_us(rollout.current),
             previous_bundle_id=rollout.previous,
             approved=frozenset(path.stem for path in proposals.glob("*.approved")),
             refused=frozenset(path.stem for path in proposals.glob("*.refused")),
             other_correction=other,
             is_stopped=self.stop_file.exists(),
-            squares=squares,
         )
         state, more = self._loop.after(self._state, seen, now_us)
         decisions += self._carry_out(state, more, now_us)

@@ -361,7 +361,8 @@ class MitigationLoop:
         """What has happened since: another bundle, a correction's end."""
         decisions: tuple[Decision, ...] = ()
         if state.bundle_id not in (None, seen.bundle_id):
-            fresh = LoopState(sequence=state.sequence, history=(InForce(from_us=now_us),), onset_us=now_us)
+            since_us = seen.answers_since_us or now_us
+            fresh = LoopState(sequence=state.sequence, history=(InForce(from_us=since_us),), onset_us=since_us)
             if state.phase != "quiet":
                 reason = f"bundle {seen.bundle_id} answers, for which it was not made"
                 fresh, decisions = _decided(fresh, now_us, "end", reason, state.correction)

@@ -1,18 +1,11 @@
-"""One round of the loop: count what came, read the window, mitigate, and say what was found.
-
-Letters: G segments.
-"""
+"""One round of the loop: count what came, read the window, mitigate, and say what was found."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Final, Literal, final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rankwell.errors import MonitoringError
-from rankwell.evaluation.calibration_sums import CalibrationSums
 from rankwell.mitigation.explanation import Explanation, explained
 from rankwell.mitigation.folder_watch import FolderWatch
 from rankwell.mitigation.mitigation_folder import MitigationFolder
@@ -104,8 +97,9 @@ class WatchRound:
         decisions: tuple[Decision, ...] = ()
         if self._mitigation is not None:
             decisions = self._mitigation.look(
-                readings, self.sums, settled_us=counts.settled_us // MINUTE_US * MINUTE_US, squares=self.squares
-            )
+                readings, counts.outcomes, settled_us=counts.settled_us // MINUTE_US * MINUTE_US,
+                versions=counts.versions,
+            )  # fmt: skip
         last = counts.outcomes.between(settled_us - TICK_US, settled_us)
         spend = dict(zip(self.segments, last.spend_micros(self.segments).tolist(), strict=True))
         explanation = explained(
@@ -115,14 +109,6 @@ class WatchRound:
         if explanation is not None:
             explanation = self._with_requests(explanation)
         return RoundReport(end_us, num_rows, tuple(readings), new, decisions, spend, explanation)
-
-    def sums(self, from_us: int, until_us: int) -> CalibrationSums:
-        """What was promised and observed of the requests of a time, by segment, as it was served."""
-        return self._watch.counts.outcomes.between(from_us, until_us).sums("served", self.segments)
-
-    def squares(self, from_us: int, until_us: int) -> NDArray[np.float64]:
-        """Σ p² over the same rows as `sums`, by segment."""
-        return self._watch.counts.outcomes.between(from_us, until_us).squares(self.segments)
 
     def _with_requests(self, explanation: Explanation) -> Explanation:
         first = explanation.causes[0]

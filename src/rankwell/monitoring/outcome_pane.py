@@ -1,7 +1,7 @@
 """What was promised and what came of it, per minute and segment, of requests whose labels are all known.
 
 Letters in names: C rows: candidates that were shown · N cells, one for each minute and segment that has rows · V = 2
-views, served and scored · G segments asked for.
+views, served and scored · B bins of a `ProbabilityGrid` · G segments asked for.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rankwell.errors import MonitoringError
 from rankwell.evaluation.calibration_sums import CalibrationSums
 from rankwell.monitoring.pane import MINUTE_US
+from rankwell.monitoring.probability_grid import NUM_BINS, ProbabilityGrid
 
 __all__ = ["OutcomePane", "View", "outcomes_from_table", "outcomes_table"]
 
@@ -26,7 +27,7 @@ View = Literal["served", "scored"]
 _VIEWS: Final = ("served", "scored")
 _SUMS: Final = tuple(field.name for field in fields(CalibrationSums))
 _VERSION, _ACTION = b"rankwell.outcomes_version", b"rankwell.outcomes_action"
-FORMAT_VERSION: Final = "1"
+FORMAT_VERSION: Final = "2"
 
 _Ints = NDArray[np.int64]
 _Floats = NDArray[np.float64]
@@ -47,7 +48,7 @@ class OutcomePane:
         segments_N: int64, as those of a `Pane`.
         sums_NV6: float64, the six sums of `CalibrationSums` in its order.
         spend_micros_N: int64, Σ price of what was shown.
-        squares_N: float64, Σ p² of what was shown: with Σ p it says how far an offset moves the expected clicks.
+        grid_NB2: float64, the rows and the Σ p of what was shown, by bins of log-odds: see `ProbabilityGrid`.
 
     >>> pane = OutcomePane.of("click", times_us_C=np.zeros(2, np.int64), request_C=[7, 7], segment_C=[3, 4],
     ...                       probabilities_C=[0.2, 0.4], labels_C=[0, 1], propensity_C=[1.0, 0.5],
@@ -64,13 +65,13 @@ class OutcomePane:
     segments_N: _Ints
     sums_NV6: _Floats
     spend_micros_N: _Ints
-    squares_N: _Floats
+    grid_NB2: _Floats
 
     @classmethod
     def nothing(cls, action: str) -> Self:
         """The pane of no rows."""
         none = np.zeros(0, np.int64)
-        return cls(action, none, none, np.zeros((0, 2, len(_SUMS))), none, np.zeros(0))
+        return cls(action, none, none, np.zeros((0, 2, len(_SUMS))), none, np.zeros((0, NUM_BINS, 2)))
 
     @classmethod
     def of(
@@ -116,9 +117,9 @@ class OutcomePane:
             sums_NV6[:, view] = np.column_stack([getattr(sums, name) for name in _SUMS])
         prices_C = np.nan_to_num(np.asarray(price_micros_C, np.float64))
         spend_N = np.bincount(cell_C, prices_C, minlength=len(cells)).round().astype(np.int64)
-        squares_N = np.zeros(len(cells))
-        np.add.at(squares_N, cell_C, np.asarray(probabilities_C, np.float64) ** 2)
-        return cls(action, cells[:, 0], cells[:, 1], sums_NV6, spend_N, squares_N)
+        grid = ProbabilityGrid.of(probabilities_C, segment_C=cell_C, num_segments=len(cells))
+        grid_NB2 = np.stack([grid.rows_GB, grid.totals_GB], axis=-1)
+        return cls(action, cells[:, 0], cells[:, 1], sums_NV6, spend_N, grid_NB2)
 
     def __add__(self, other: OutcomePane) -> OutcomePane:
         """The pane of the requests of both.
@@ -137,9 +138,9 @@ class OutcomePane:
         spend_N = np.zeros(len(cells), np.int64)
         np.add.at(sums_NV6, cell_N, np.concatenate([self.sums_NV6, other.sums_NV6]))
         np.add.at(spend_N, cell_N, np.concatenate([self.spend_micros_N, other.spend_micros_N]))
-        squares_N = np.zeros(len(cells))
-        np.add.at(squares_N, cell_N, np.concatenate([self.squares_N, other.squares_N]))
-        return OutcomePane(self.action, cells[:, 0], cells[:, 1], sums_NV6, spend_N, squares_N)
+        grid_NB2 = np.zeros((len(cells), NUM_BINS, 2))
+        np.add.at(grid_NB2, cell_N, np.concatenate([self.grid_NB2, other.grid_NB2]))
+        return OutcomePane(self.action, cells[:, 0], cells[:, 1], sums_NV6, spend_N, grid_NB2)
 
     def __len__(self) -> int:
         """How many cells have rows."""
@@ -159,7 +160,7 @@ class OutcomePane:
         kept_N = (self.minutes_N * MINUTE_US >= from_us) & (self.minutes_N * MINUTE_US < until_us)
         return OutcomePane(
             self.action, self.minutes_N[kept_N], self.segments_N[kept_N], self.sums_NV6[kept_N],
-            self.spend_micros_N[kept_N], self.squares_N[kept_N],
+            self.spend_micros_N[kept_N], self.grid_NB2[kept_N],
         )  # fmt: skip
 
     def sums(self, view: View, segments: Sequence[int]) -> CalibrationSums:
@@ -181,25 +182,25 @@ class OutcomePane:
         np.add.at(spend_G, place_N[is_asked_N], self.spend_micros_N[is_asked_N])
         return spend_G
 
-    def squares(self, segments: Sequence[int]) -> _Floats:
-        """Σ p² of what was shown in each segment asked for, over all minutes."""
+    def grid(self, segments: Sequence[int]) -> ProbabilityGrid:
+        """The probabilities of what was shown in each segment asked for, over all minutes."""
         place_N, is_asked_N = _places(self.segments_N, segments)
-        squares_G = np.zeros(len(segments))
-        np.add.at(squares_G, place_N[is_asked_N], self.squares_N[is_asked_N])
-        return squares_G
+        grid_GB2 = np.zeros((len(segments), NUM_BINS, 2))
+        np.add.at(grid_GB2, place_N[is_asked_N], self.grid_NB2[is_asked_N])
+        return ProbabilityGrid(grid_GB2[..., 0], grid_GB2[..., 1])
 
 
 def outcomes_table(pane: OutcomePane) -> Any:
     """A pane as an Arrow table: a row a cell.
 
     >>> outcomes_table(OutcomePane.nothing("click")).column_names
-    ['minute', 'segment', 'sums', 'spend_micros', 'squares']
+    ['minute', 'segment', 'sums', 'spend_micros', 'grid']
     """
-    width = 2 * len(_SUMS)
-    sums = pa.FixedSizeListArray.from_arrays(pa.array(pane.sums_NV6.reshape(-1), pa.float64()), width)
-    columns = [pa.array(pane.minutes_N), pa.array(pane.segments_N), sums, pa.array(pane.spend_micros_N)]
-    columns.append(pa.array(pane.squares_N))
-    table = pa.table(columns, names=["minute", "segment", "sums", "spend_micros", "squares"])
+    columns = [
+        pa.array(pane.minutes_N), pa.array(pane.segments_N), _lists(pane.sums_NV6),
+        pa.array(pane.spend_micros_N), _lists(pane.grid_NB2),
+    ]  # fmt: skip
+    table = pa.table(columns, names=["minute", "segment", "sums", "spend_micros", "grid"])
     return table.replace_schema_metadata({_VERSION: FORMAT_VERSION, _ACTION: pane.action})
 
 
@@ -214,18 +215,14 @@ def outcomes_from_table(table: Any, *, file: str = "the table") -> OutcomePane:
     try:
         if version != FORMAT_VERSION:
             raise ValueError(f"version {version}")
-        minutes_N, segments_N, spend_N, squares_N = (
-            table[name].combine_chunks().to_numpy() for name in ("minute", "segment", "spend_micros", "squares")
+        minutes_N, segments_N, spend_N = (
+            table[name].combine_chunks().to_numpy() for name in ("minute", "segment", "spend_micros")
         )
-        sums_N = table["sums"].combine_chunks().flatten().to_numpy()
+        sums_N, grid_N = (table[name].combine_chunks().flatten().to_numpy() for name in ("sums", "grid"))
         return OutcomePane(
-            metadata[_ACTION].decode(),
-            minutes_N,
-            segments_N,
-            sums_N.reshape(-1, 2, len(_SUMS)),
-            spend_N,
-            squares_N,
-        )
+            metadata[_ACTION].decode(), minutes_N, segments_N, sums_N.reshape(len(minutes_N), 2, len(_SUMS)), spend_N,
+            grid_N.reshape(len(minutes_N), NUM_BINS, 2),
+        )  # fmt: skip
     except (KeyError, ValueError, pa.ArrowException) as error:
         raise MonitoringError(
             f"{file!r} holds no outcomes of a known format", found=str(error), allowed=f"version {FORMAT_VERSION}",
@@ -233,10 +230,21 @@ def outcomes_from_table(table: Any, *, file: str = "the table") -> OutcomePane:
         ) from error  # fmt: skip
 
 
+def _lists(values_N: _Floats) -> Any:
+    """What each cell has, as a list of one length."""
+    width = int(np.prod(values_N.shape[1:]))
+    return pa.FixedSizeListArray.from_arrays(pa.array(values_N.reshape(-1), pa.float64()), width)
+
+
 def _cells(minutes_C: _Ints, segment_C: _Ints) -> tuple[_Ints, _Ints]:
     """The distinct pairs, ascending, and the place of each row among them."""
-    cells, cell_C = np.unique(np.column_stack([minutes_C, segment_C]), axis=0, return_inverse=True)
-    return cells, cell_C.reshape(-1)
+    order_C = np.lexsort((segment_C, minutes_C))
+    pairs_C2 = np.column_stack([minutes_C, segment_C])[order_C]
+    is_first_C = np.ones(len(pairs_C2), np.bool_)
+    is_first_C[1:] = (pairs_C2[1:] != pairs_C2[:-1]).any(axis=1)
+    cell_C = np.empty(len(pairs_C2), np.int64)
+    cell_C[order_C] = np.cumsum(is_first_C) - 1
+    return pairs_C2[is_first_C], cell_C
 
 
 def _places(segments_N: _Ints, segments: Sequence[int]) -> tuple[_Ints, NDArray[np.bool_]]:

@@ -89,6 +89,32 @@ class VersionPane:
             self.table.filter(pc.and_(pc.greater_equal(time_us, from_us), pc.less(time_us, until_us))).combine_chunks()
         )
 
+    def answers_since_us(self, bundle_id: str) -> int:
+        """The minute from which on this bundle has answered most requests; 0 where that is all there are.
+
+        A canary beside it does not count as long as it answers fewer, and a bundle that came back answers since then.
+        The minute of the change itself, in which others answered too, is left out.
+
+        Args:
+            bundle_id: Of the bundle that answers now.
+
+        >>> served = pa.table({"served_bundle_id": ["b", "a", "b"], "served_correction_id": pa.nulls(3, pa.string())})
+        >>> pane = VersionPane.of(served, np.array([0, 61_000_000, 122_000_000]))
+        >>> pane.answers_since_us("b"), pane.answers_since_us("a"), VersionPane().answers_since_us("b")
+        (120000000, 180000000, 0)
+        """
+        minutes_N = self.table["minute"].to_numpy()
+        is_own_N = pc.equal(self.table["bundle_id"], bundle_id).fill_null(False).to_numpy(zero_copy_only=False)
+        minutes_M, minute_N = np.unique(minutes_N, return_inverse=True)
+        signed_N = np.where(is_own_N, 1, -1) * self.table["num_requests"].to_numpy()
+        more_M = np.bincount(minute_N.reshape(-1), signed_N, minlength=len(minutes_M))
+        others_M = minutes_M[more_M <= 0]
+        if not len(others_M):
+            return 0
+        first = int(others_M[-1]) + 1
+        has_others = bool((~is_own_N & (minutes_N == first)).any())
+        return (first + has_others) * MINUTE_US
+
     def spans(self) -> tuple[VersionSpan, ...]:
         """Of each bundle, and of each correction, by their first request; the time without a correction is none."""
         spans = [span for kind in ("bundle", "correction") for span in self._spans_of(kind)]
