@@ -17,7 +17,7 @@ TICK_US = 900_000_000
 START_US = 1_790_000_100_000_000 // TICK_US * TICK_US
 SCHEMA = Schema(
     features=(Categorical(name="job"), Categorical(name="level"), Numeric(name="years", on="request"),
-              Numeric(name="unknown")),
+              Numeric(name="unknown", missing="indicator")),
     actions=(Action(name="click", window_s=300),),
     item="job",
     exposure=Exposure(position="position", propensity="propensity"),

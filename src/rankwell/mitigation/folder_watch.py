@@ -9,7 +9,7 @@ from typing import Final, final
 from rankwell.errors import LogError
 from rankwell.monitoring.watch_counts import WatchCounts
 from rankwell.serving.log_folder import LogFolder
-from rankwell.serving.log_reader import LogPosition, read_records, read_served
+from rankwell.serving.log_reader import LogPosition, missed, read_records, read_served
 
 __all__ = ["FolderWatch"]
 
@@ -28,7 +28,7 @@ class FolderWatch:
         folder: That `rankwell serve` logs to.
         counts: Where to count; where the checkpoint is there, it is read into them.
         checkpoint: A file of its own.
-        on_damage: Called with what is wrong of a stretch of the log, which is passed over.
+        on_damage: Called with what is wrong of a stretch of the log, or was compacted unread; it is passed over.
 
     Raises:
         MonitoringError: The checkpoint is of another watch, or damaged.
@@ -53,16 +53,17 @@ class FolderWatch:
             How many rows of the log came, served requests and actions together.
 
         Raises:
-            LogError: The log was compacted past what was read: compact with `read_by`.
+            LogError: There is no such log, or it is compacted past what was read at this very moment.
         """
         num = 0
-        for served, position in read_served(self.folder, self._position(_SERVED), on_damage=self._on_damage):
+        read = self._position(LogFolder(self.folder / _SERVED, _SERVED))
+        for served, position in read_served(self.folder, read, on_damage=self._on_damage):
             self.counts.see(served, now_us=now_us)
             self.counts.positions[_SERVED] = position.to_json()
             num += len(served)
         actions = LogFolder(self.folder / _ACTIONS, _ACTIONS)
         if actions.path.is_dir():
-            for rows, _, position in read_records(actions, self._position(_ACTIONS), on_damage=self._on_damage):
+            for rows, _, position in read_records(actions, self._position(actions), on_damage=self._on_damage):
                 self.counts.see_actions(rows)
                 self.counts.positions[_ACTIONS] = position.to_json()
                 num += len(rows)
@@ -70,6 +71,20 @@ class FolderWatch:
         self.counts.write(self._checkpoint)
         return num
 
-    def _position(self, log: str) -> LogPosition | None:
-        text = self.counts.positions.get(log)
-        return None if text is None else LogPosition.from_json(text)
+    def _position(self, log: LogFolder) -> LogPosition | None:
+        """Where to go on. What was compacted unread is said, and passed over."""
+        text = self.counts.positions.get(log.kind)
+        if text is None:
+            return None
+        position = LogPosition.from_json(text)
+        for worker, (number, byte) in missed(log, position).streams.items():
+            last, _ = position.streams[worker]
+            error = LogError(
+                f"segments of stream {worker!r} in {str(log.path)!r} were compacted before they were read",
+                found=f"read up to segment {last}, compacted up to segment {number}",
+                do="nothing: watching goes on behind them, and what was in them is not counted",
+            )
+            self._on_damage(error)
+            position = position.after(worker, number, byte)
+        self.counts.positions[log.kind] = position.to_json()
+        return position

@@ -19,7 +19,7 @@ from rankwell.monitoring.pending_outcomes import PendingOutcomes
 from rankwell.monitoring.version_pane import VersionPane
 from rankwell.schema import Schema
 
-__all__ = ["WatchCounts"]
+__all__ = ["WatchCounts", "kept_positions"]
 
 _VERSION: Final = "2"
 _HEAD: Final = pa.schema({"log": pa.string(), "position": pa.string()})
@@ -126,12 +126,9 @@ class WatchCounts:
         """
         data = pa.BufferReader(Path(path).read_bytes())
         try:
-            tables = [pa.ipc.open_stream(data).read_all() for _ in range(6)]
-            head, pane, outcomes, versions, requests, actions = tables
-            metadata = head.schema.metadata or {}
-            version = metadata.get(b"rankwell.watch_version", b"none").decode(errors="replace")
-            if version != _VERSION:
-                raise ValueError(f"version {version}")
+            head = _head_of(data)
+            metadata = head.schema.metadata
+            pane, outcomes, versions, requests, actions = (pa.ipc.open_stream(data).read_all() for _ in range(5))
             settled_us, stepped_us = int(metadata[b"settled_us"]), int(metadata[b"stepped_us"])
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise _no_checkpoint(path, str(error)) from error
@@ -141,9 +138,35 @@ class WatchCounts:
         self.pane, self.outcomes = read_pane, read_outcomes
         self.versions = VersionPane.from_table(versions, file=str(path))
         self.settled_us, self._stepped_us = settled_us, stepped_us
-        self.positions = dict(zip(head["log"].to_pylist(), head["position"].to_pylist(), strict=True))
+        self.positions = _positions_of(head)
         self.pending.with_tables(*(table if table.num_columns else None for table in (requests, actions)))
         return self
+
+
+def kept_positions(path: str | Path) -> dict[str, str]:
+    """`WatchCounts.positions` as a checkpoint has them, without its counts.
+
+    Raises:
+        MonitoringError: The file is damaged, or of another format.
+        OSError: It cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        try:
+            return _positions_of(_head_of(file))
+        except (pa.ArrowException, KeyError, ValueError) as error:
+            raise _no_checkpoint(path, str(error)) from error
+
+
+def _head_of(file: Any) -> Any:
+    head = pa.ipc.open_stream(file).read_all()
+    version = (head.schema.metadata or {}).get(b"rankwell.watch_version", b"none").decode(errors="replace")
+    if version != _VERSION:
+        raise ValueError(f"version {version}")
+    return head
+
+
+def _positions_of(head: Any) -> dict[str, str]:
+    return dict(zip(head["log"].to_pylist(), head["position"].to_pylist(), strict=True))
 
 
 def _no_checkpoint(path: str | Path, found: str) -> MonitoringError:

@@ -43,6 +43,7 @@ class CompactionReport:
         num_duplicates: Rows left out, since an earlier one has their key.
         num_refused: Rows left out, since a log of this schema can't hold them.
         num_segments: Segments that are compacted.
+        num_held: Sealed segments that were left, since a reader has still to read them or one before them.
         parts: The files that were written.
         errors: What was damaged or refused: what and where, the first hundred.
     """
@@ -51,6 +52,7 @@ class CompactionReport:
     num_duplicates: int = 0
     num_refused: int = 0
     num_segments: int = 0
+    num_held: int = 0
     parts: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
 
@@ -122,8 +124,9 @@ def compact_rows(
     with FolderLock.exclusive(log.path / "compaction.lock", held=held):
         _tidy(log)
         log.recover_orphans()
-        report = CompactionReport()
-        for batch in _batches(log, read_by, part_bytes):
+        ready, num_held = _ready(log, read_by)
+        report = CompactionReport(num_held=num_held)
+        for batch in _batches(ready, part_bytes):
             report = _compact_batch(log, rows, batch, report, round(retry_s * 1e6), on_damage)
         return report
 
@@ -140,15 +143,26 @@ def _tidy(log: LogFolder) -> None:
             one.path.unlink()
 
 
-def _batches(log: LogFolder, read_by: Sequence[LogPosition], part_bytes: int) -> Iterator[list[Segment]]:
-    batch: list[Segment] = []
-    num_bytes = 0
-    left: set[str] = set()  # streams of which a segment is not ready: what comes after it waits, too
+def _ready(log: LogFolder, read_by: Sequence[LogPosition]) -> tuple[list[tuple[Segment, int]], int]:
+    """Segments to compact with their bytes, and how many a reader holds back."""
+    ready: list[tuple[Segment, int]] = []
+    being_written: set[str] = set()  # streams of which a segment is not ready: what comes after it waits, too
+    held: dict[str, int] = {}
     for one in log.list_segments():
         size = one.path.stat().st_size if one.is_sealed else 0
-        if one.worker in left or not one.is_sealed or any(not _is_read(one, size, position) for position in read_by):
-            left.add(one.worker)
-            continue
+        if one.worker in being_written or not one.is_sealed:
+            being_written.add(one.worker)
+        elif one.worker in held or any(not _is_read(one, size, position) for position in read_by):
+            held[one.worker] = held.get(one.worker, 0) + 1
+        else:
+            ready.append((one, size))
+    return ready, sum(held.values())
+
+
+def _batches(ready: Sequence[tuple[Segment, int]], part_bytes: int) -> Iterator[list[Segment]]:
+    batch: list[Segment] = []
+    num_bytes = 0
+    for one, size in ready:
         batch.append(one)
         num_bytes += size
         if num_bytes >= part_bytes:
@@ -216,12 +230,13 @@ def _compact_batch(
         else:
             one.path.unlink()
     return CompactionReport(
-        report.num_rows + num_rows,
-        report.num_duplicates + num_duplicates,
-        report.num_refused + num_refused,
-        report.num_segments + len(batch),
-        (*report.parts, *parts),
-        tuple(errors),
+        num_rows=report.num_rows + num_rows,
+        num_duplicates=report.num_duplicates + num_duplicates,
+        num_refused=report.num_refused + num_refused,
+        num_segments=report.num_segments + len(batch),
+        num_held=report.num_held,
+        parts=(*report.parts, *parts),
+        errors=tuple(errors),
     )
 
 

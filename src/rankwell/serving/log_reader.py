@@ -20,7 +20,7 @@ from rankwell.serving.log_folder import LogFolder, Segment
 from rankwell.serving.log_segment import Frame, records_of
 from rankwell.serving.served_record import ServedRecord
 
-__all__ = ["LogPosition", "follow", "read_records", "read_served"]
+__all__ = ["LogPosition", "follow", "missed", "read_records", "read_served"]
 
 _MOST_BYTES: Final = 16 * 2**20
 OnDamage = Callable[[LogError], None]
@@ -122,15 +122,14 @@ def read_records(
     """
     position = position or LogPosition()
     listed = log.list_segments() if segments is None else segments
-    compacted = log.compacted().last if segments is None else {}
+    compacted = missed(log, position).streams if segments is None else {}
     for worker in sorted({one.worker for one in listed} | set(position.streams)):
         number, byte = position.streams.get(worker, (-1, 0))
-        last, size = compacted.get(worker, (-1, 0))
         mine = [one for one in listed if one.worker == worker and one.number >= number]
-        if worker in position.streams and number <= last and (number, byte) != (last, size):
+        if worker in compacted:
             raise LogError(
                 f"segments of stream {worker!r} in {str(log.path)!r} were compacted before they were read",
-                found=f"read up to segment {number}, byte {byte}; compacted up to segment {last}",
+                found=f"read up to segment {number}, byte {byte}; compacted up to segment {compacted[worker][0]}",
                 allowed="a position that is not behind the compaction",
                 do="read the Parquet files instead, and compact with `read_by` the positions of all readers",
             )
@@ -158,6 +157,19 @@ def read_records(
                     break
             if not is_sealed:
                 break  # what the stream goes on with comes after this segment's end
+
+
+def missed(log: LogFolder, position: LogPosition) -> LogPosition:
+    """Where the compaction stands of each stream of which it took what a reader at this position has not read.
+
+    A stream that the position doesn't know was not there, or long gone, when it was read: nothing is said of it.
+
+    Raises:
+        LogError: The file that says what is compacted is damaged.
+    """
+    last = log.compacted().last
+    streams = {worker: at for worker, at in position.streams.items() if worker in last and at[0] <= last[worker][0]}
+    return LogPosition({worker: last[worker] for worker, at in streams.items() if at != last[worker]})
 
 
 def _current(log: LogFolder, segment: Segment) -> tuple[Path | None, bool]:
