@@ -132,9 +132,9 @@ def test_late_labels_are_later_than_their_attribution_window() -> None:
     assert LateLabels().reported_after_s(np.zeros(1))[0] > 1_800.0
 
 
-def test_a_missing_feature_is_missing_of_every_member_and_no_other_is() -> None:
+def test_a_missing_feature_is_its_default_for_every_member_and_no_other_is() -> None:
     sent = MissingFeature().sent(REQUESTS)
-    assert sent["seniority"].to_pylist() == [None, None]
+    assert sent["seniority"].to_pylist() == [0, 0]
     assert sent.drop_columns("seniority").equals(REQUESTS.drop_columns("seniority"))
 
 

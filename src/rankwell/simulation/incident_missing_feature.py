@@ -11,14 +11,18 @@ from rankwell.simulation.incident import Incident
 __all__ = ["MissingFeature"]
 
 _COLUMN: Final = "seniority"
+_DEFAULT: Final = 0
 
 
 @final
 class MissingFeature(Incident):
-    """Members come without their seniority: the model reads the row of what is missing, and so of no cross, either."""
+    """Members come without their seniority. Requests must have one, so the job that sends them fills in its default.
+
+    That is a value like others: no request is refused, and nothing tells but how often it comes.
+    """
 
     name: ClassVar[str] = "missing-feature"
-    summary: ClassVar[str] = f"the {_COLUMN} of members no longer arrives"
+    summary: ClassVar[str] = f"the {_COLUMN} of members no longer arrives, and is {_DEFAULT} for all"
     suspects: ClassVar[frozenset[str]] = frozenset({_COLUMN})
     drift_within: ClassVar[int | None] = 1
     num_after: ClassVar[int] = 6  # no bundle changes with the mend: it takes labels to see that it is over
@@ -26,4 +30,5 @@ class MissingFeature(Incident):
     def sent(self, requests: pa.Table) -> pa.Table:
         """See `Incident`."""
         place = requests.schema.get_field_index(_COLUMN)
-        return requests.set_column(place, _COLUMN, pa.nulls(len(requests), requests.schema.field(_COLUMN).type))
+        default = pa.scalar(_DEFAULT, requests.schema.field(_COLUMN).type)
+        return requests.set_column(place, _COLUMN, pa.repeat(default, len(requests)))

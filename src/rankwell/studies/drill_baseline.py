@@ -30,6 +30,8 @@ __all__ = ["calibrated_to", "click_delays_s", "clicks_of", "scored", "write_day"
 _S_US: Final = 1_000_000
 _MEAN_DELAY_S: Final = 90.0
 _LONGEST_DELAY_S: Final = 1_500.0
+_LONG_S: Final = 86_400.0
+"""Of a segment: a day of those of a minute would be read in 1,400 pieces."""
 
 
 def calibrated_to(bundle: Bundle, asked: Asked, clicked_C: NDArray[np.bool_], *, segment_by: str) -> Bundle:
@@ -103,7 +105,9 @@ def write_day(
         time_us = now_us
 
     schema = bundle.schema
-    with ServedLog(folder, schema, worker="day", seed=0, now_us=lambda: time_us, all_candidates_rate=0.0) as log:
+    with ServedLog(
+        folder, schema, worker="day", seed=0, now_us=lambda: time_us, all_candidates_rate=0.0, segment_s=_LONG_S
+    ) as log:
         answered = append_answers(
             log, asked, EagerScorer(bundle), bundle_id=bundle_id, correction_id=None, policy=policy, set_time=set_time
         )

@@ -32,6 +32,7 @@ __all__ = ["DrillDesk", "append_answers", "append_clicks"]
 
 _WORKER: Final = "desk"
 _MOST: Final = 10_000
+_SEGMENT_S: Final = 900.0
 
 
 @final
@@ -54,9 +55,11 @@ class DrillDesk(DrillService):
     def start(self) -> None:
         """See `DrillService`."""
         self._served = self._open.enter_context(
-            ServedLog(self._log, self._schema, worker=_WORKER, seed=0, now_us=self.now_us)
+            ServedLog(self._log, self._schema, worker=_WORKER, seed=0, now_us=self.now_us, segment_s=_SEGMENT_S)
         )
-        self._actions = self._open.enter_context(ActionLog(self._log, self._schema, worker=_WORKER, now_us=self.now_us))
+        self._actions = self._open.enter_context(
+            ActionLog(self._log, self._schema, worker=_WORKER, now_us=self.now_us, segment_s=_SEGMENT_S)
+        )
         self.wait_for(bundle_id=self._rollout.read().current, correction_id=None)
 
     def now_us(self) -> int:

@@ -63,6 +63,7 @@ class DrillServer(DrillService):
         self._time = np.memmap(clock, np.int64, "w+", shape=(1,))
         self._time[0] = now_us
         self._said, self._schema, self.host = clock.with_name("server.txt"), schema, ""
+        self._clients = ThreadPoolExecutor(_CLIENTS)
         with self._said.open("ab") as said:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(root), str(log), str(clock)],
@@ -80,7 +81,7 @@ class DrillServer(DrillService):
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):
             self._process.stdin.write("\n")
-            self._process.stdin.close()
+            self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line.startswith(_ANSWERING):
             raise RequestError(
@@ -91,6 +92,7 @@ class DrillServer(DrillService):
 
     def close(self) -> None:
         """See `DrillService`; by SIGTERM."""
+        self._clients.shutdown()
         self._process.send_signal(signal.SIGTERM)
         self._process.communicate(timeout=_LONGEST_S)
 
@@ -161,8 +163,7 @@ class DrillServer(DrillService):
             connection.close()
             return answers
 
-        with ThreadPoolExecutor(_CLIENTS) as pool:
-            parts = list(pool.map(ranked, [requests[client::_CLIENTS] for client in range(_CLIENTS)]))
+        parts = list(self._clients.map(ranked, [requests[client::_CLIENTS] for client in range(_CLIENTS)]))
         answers: list[dict[str, Any]] = [{}] * len(requests)
         for client, part in enumerate(parts):
             answers[client::_CLIENTS] = part
