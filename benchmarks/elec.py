@@ -5,7 +5,8 @@ Elec holds the electricity market of New South Wales in half hours: will the pri
 model has one weight for each bin of a column, half hour and weekday (quantile bins of the first third). Of the first
 third of the stream, the batch model learns the first half, and all settings are chosen on the second half by
 prequential log loss; then it learns the whole third, and the figures are those of the other two thirds. The hinge form
-of passive-aggressive is there as what not to do: nothing makes its numbers chances.
+of passive-aggressive is there as what not to do: nothing makes its numbers chances. One correction may hold both a
+warm update and a blend: then the online model is mixed into the updated one.
 
     python benchmarks/elec.py --data DIR [--json FILE]
 
@@ -124,8 +125,11 @@ def hinge(rows: WideRows, cost: float) -> Floats:
     return predicted_n
 
 
-def blended(slow_n: Floats, fast_n: Floats, labels_n: Floats, blend: BlendWeight) -> Floats:
-    """Mixed day by day; the drift is what the slow model lost beyond the fast one in the week before, in its noise."""
+def blended(slow_n: Floats, fast_n: Floats, labels_n: Floats, blend: BlendWeight, warm_n: Floats) -> Floats:
+    """Mixed into the slow model, or into its warm update, day by day.
+
+    The drift is what the slow model as it was lost beyond the fast one in the week before, in its noise.
+    """
     p_n, weight = np.empty(len(slow_n)), 0.0
     excess_n = losses(slow_n, labels_n) - losses(fast_n, labels_n)
     for first in range(0, len(slow_n), DAY):
@@ -133,7 +137,7 @@ def blended(slow_n: Floats, fast_n: Floats, labels_n: Floats, blend: BlendWeight
         week_n = excess_n[max(0, first - 7 * DAY) : first]
         z = week_n.sum() / np.sqrt((week_n**2).sum()) if week_n.any() else 0.0
         weight = blend.next_weight(weight, 1 - LIMIT / z if z > LIMIT else 0.0)
-        p_n[day] = (1 - weight) * expit(slow_n[day]) + weight * expit(fast_n[day])
+        p_n[day] = (1 - weight) * expit(warm_n[day]) + weight * expit(fast_n[day])
     return logit(np.clip(p_n, 1e-12, 1 - 1e-12))
 
 
@@ -163,18 +167,27 @@ def measured(stream: Stream, learned: int, first: int, last: int, settings: dict
     fast_n = unbounded(stream.rows(0, last), settings["online model alone"])[first:]
     step, reach = settings["warm update, proximal"]
     rate, ftrl_reach = settings["warm update, FTRL"]
-    fast_step, most, full_at, blend_step = settings["blend"]
-    fastest_n = unbounded(stream.rows(0, last), fast_step)[first:]
+    fast = {one: unbounded(stream.rows(0, last), one)[first:] for one in FAST_STEPS}
     ftrl = FtrlUpdate(learning_rate=rate, batch_size=1, largest_change=ftrl_reach)
-    blend = BlendWeight(most=most, full_at=full_at, step=blend_step)
+    warm_n = ProximalUpdate(step=step, largest_change=reach).learned(rows)[1]
+
+    def mixed(setting: tuple[float, float, float, float], mixed_into_n: Floats) -> Floats:
+        return blended(slow_n, fast[setting[0]], rows.labels_n, blend_of(setting), mixed_into_n)
+
     return {
         "frozen model": slow_n,
         "online model alone": fast_n,
         "hinge passive-aggressive": hinge(rows, settings["hinge passive-aggressive"]),
-        "warm update, proximal": ProximalUpdate(step=step, largest_change=reach).learned(rows)[1],
+        "warm update, proximal": warm_n,
         "warm update, FTRL": ftrl.learned(batch_model(stream, learned, *batch), rows)[1],
-        "blend": blended(slow_n, fastest_n, rows.labels_n, blend),
+        "blend": mixed(settings["blend"], slow_n),
+        "blend and warm update": mixed(settings["blend and warm update"], warm_n),
     }
+
+
+def blend_of(setting: tuple[float, float, float, float]) -> BlendWeight:
+    """The weight of a setting, whose first number is the fast model's step."""
+    return BlendWeight(most=setting[1], full_at=setting[2], step=setting[3])
 
 
 def settings_of(stream: Stream, half: int, third: int) -> dict[str, Any]:
@@ -185,13 +198,21 @@ def settings_of(stream: Stream, half: int, third: int) -> dict[str, Any]:
     rows = stream.rows(half, third, slow_n)
     online = chosen(STEPS, lambda s: unbounded(stream.rows(0, third), s)[half:], labels_n)
     fast = {step: unbounded(stream.rows(0, third), step)[half:] for step in FAST_STEPS}
+    warm = {s: ProximalUpdate(step=s[0], largest_change=s[1]).learned(rows)[1] for s in product(STEPS, REACHES)}
+    warmest = chosen(warm, warm.__getitem__, labels_n)
+
+    def blend(mixed_into_n: Floats) -> Any:
+        return chosen(
+            product(FAST_STEPS, MOST, FULL_AT, BLEND_STEPS),
+            lambda s: blended(slow_n, fast[s[0]], labels_n, blend_of(s), mixed_into_n),
+            labels_n,
+        )
+
     return {
         "frozen model": batch,
         "online model alone": online,
         "hinge passive-aggressive": chosen(COSTS, lambda s: hinge(rows, s), labels_n),
-        "warm update, proximal": chosen(
-            product(STEPS, REACHES), lambda s: ProximalUpdate(step=s[0], largest_change=s[1]).learned(rows)[1], labels_n
-        ),
+        "warm update, proximal": warmest,
         "warm update, FTRL": chosen(
             product((0.5 * batch[0], batch[0]), REACHES),
             lambda s: FtrlUpdate(learning_rate=s[0], batch_size=1, largest_change=s[1]).learned(
@@ -199,11 +220,8 @@ def settings_of(stream: Stream, half: int, third: int) -> dict[str, Any]:
             )[1],
             labels_n,
         ),
-        "blend": chosen(
-            product(FAST_STEPS, MOST, FULL_AT, BLEND_STEPS),
-            lambda s: blended(slow_n, fast[s[0]], labels_n, BlendWeight(most=s[1], full_at=s[2], step=s[3])),
-            labels_n,
-        ),
+        "blend": blend(slow_n),
+        "blend and warm update": blend(warm[warmest]),
     }
 
 
@@ -229,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         right, lost = accuracy(logits_n, labels_n), log_loss(logits_n, labels_n)
         if name in ("frozen model", "online model alone"):
             bars = {"accuracy": max(bars["accuracy"], right), "log loss": min(bars["log loss"], lost)}
-        is_asked = name == "blend" or name.startswith("warm update")
+        is_asked = name.startswith(("blend", "warm update"))
         findings.add(f"{name}/accuracy", right, at_least=bars["accuracy"] if is_asked else None)
         findings.add(f"{name}/log loss", lost, "nats", at_most=bars["log loss"] if is_asked else None)
         print(f"{name}: {settings[name]}")
