@@ -29,7 +29,7 @@ _MOST_CAUSES: Final = 8
 _NEAR_US: Final = TICK_US
 """What happened so near to an onset may have to do with it."""
 _SERVED: Final = "served_"
-_CALIBRATION: Final = "calibration"
+_OF_CLICKS: Final = ("calibration", "rate")
 _ALIKE: Final = 1.5
 """Segments whose ratios differ by no more than this factor lack clicks alike."""
 
@@ -136,18 +136,18 @@ def explained(
         *_upstream(causes, began),
     ]
     if not suspects:
-        has_drifted = any(not cause.reading.name.startswith(_CALIBRATION) for cause in causes)
+        has_drifted = any(not cause.reading.name.startswith(_OF_CLICKS) for cause in causes)
         suspects = [_unwatched(since_us) if has_drifted else _labels_or_world(counts, segments, since_us)]
     return Explanation(window_end_us, since_us, causes, tuple(suspects), outcomes)
 
 
 def _is_scored(cause: Cause) -> bool:
-    return cause.reading.name.startswith(_CALIBRATION) or cause.column.startswith(_SERVED)
+    return cause.reading.name.startswith(_OF_CLICKS) or cause.column.startswith(_SERVED)
 
 
 def _began_us(cause: Cause, counts: WatchCounts, window_end_us: int) -> int:
     reading = cause.reading
-    if reading.name.startswith(_CALIBRATION):
+    if reading.name.startswith(_OF_CLICKS):
         return reading.window_start_us
     found_us = onset_us(counts.pane, cause.column, cause.segment, until_us=window_end_us)
     return reading.window_start_us if found_us is None else found_us

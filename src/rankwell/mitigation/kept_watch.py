@@ -38,6 +38,7 @@ from rankwell.monitoring.calibration_watch import CalibrationWatch
 from rankwell.monitoring.drift_watch import DriftWatch
 from rankwell.monitoring.pane import MINUTE_US
 from rankwell.monitoring.pane_layout import ALL_ROWS, PaneLayout
+from rankwell.monitoring.rate_watch import RateWatch
 from rankwell.monitoring.reading import Reading
 from rankwell.monitoring.reference_layout import reference_layout, segment_features
 from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
@@ -51,6 +52,7 @@ from rankwell.serving.rollout import RolloutFolder
 
 __all__ = ["KeptWatch", "WatchSettings", "why_not_yet"]
 
+_KINDS: Final = 3
 _VIEWS: Final = 2
 _DAY_US: Final = TICKS_PER_DAY * TICK_US
 
@@ -66,7 +68,7 @@ class WatchSettings:
         action: Whose calibration is watched; None: the schema's first.
         deployed: The root of the `RolloutFolder` that the servers follow, for corrections; None: it isn't looked at.
         mode: Of mitigation, see `MitigationPlan`; without `deployed` there is none.
-        days_per_false_alarm: One false alarm in so many days, of drift and calibration together.
+        days_per_false_alarm: One false alarm in so many days, of drift, calibration and rates together.
         reference_rows: So many rows that were shown make the layout, or all there are where the first round is due and
             there are `least_rows`.
         least_rows: Fewer make none.
@@ -239,8 +241,8 @@ class KeptWatch:
         return FolderWatch(folder, WatchCounts(schema, layout, self._action), path, on_damage=self._damage)
 
     def _rounds(self, layout: PaneLayout) -> WatchRound:
-        # Drift and calibration share the promise: rates add up.
-        promise = AlarmPromise(2 * self.settings.days_per_false_alarm)
+        # Drift, calibration and rates share the promise: false alarms add up.
+        promise = AlarmPromise(_KINDS * self.settings.days_per_false_alarm)
         segments = (ALL_ROWS,) if layout.segments is None else layout.segments.top
         if self.settings.deployed is not None:
             plan = MitigationPlan(
@@ -248,7 +250,10 @@ class KeptWatch:
             )
             self._mitigation = MitigationFolder(self.settings.deployed, plan, now_us=self._now_us, say=self._problem)
         rounds = WatchRound(
-            self._watch, DriftWatch(layout, promise=promise), CalibrationWatch(_VIEWS * len(segments), promise)
+            self._watch,
+            DriftWatch(layout, promise=promise),
+            CalibrationWatch(_VIEWS * len(segments), promise),
+            rates=RateWatch(layout.segments, promise=promise),
         )
         path = self._own / "alarms.json"
         if path.exists():

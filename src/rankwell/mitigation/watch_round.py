@@ -17,6 +17,7 @@ from rankwell.monitoring.drift_watch import DriftWatch
 from rankwell.monitoring.outcome_pane import OutcomePane
 from rankwell.monitoring.pane import MINUTE_US
 from rankwell.monitoring.pane_layout import ALL_ROWS
+from rankwell.monitoring.rate_watch import RateWatch
 from rankwell.monitoring.reading import Reading
 from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
 
@@ -61,6 +62,7 @@ class WatchRound:
         drift: Limits of drift, of the layout that is counted.
         calibration: Limits of calibration.
         mitigation: What acts on readings; None: nothing does.
+        rates: Limits of how often what is shown is acted on; None: it isn't looked at.
     """
 
     def __init__(
@@ -69,10 +71,13 @@ class WatchRound:
         drift: DriftWatch,
         calibration: CalibrationWatch,
         mitigation: MitigationFolder | None = None,
+        *,
+        rates: RateWatch | None = None,
     ) -> None:
         if drift.layout != watch.counts.pane.layout:
             raise MonitoringError("drift is watched of another layout", do="count with the layout that is watched")
         self._watch, self._drift, self._calibration, self._mitigation = watch, drift, calibration, mitigation
+        self._rates = rates
         bins = drift.layout.segments
         self.segments: tuple[int, ...] = (ALL_ROWS,) if bins is None else bins.top
         self.alarms = AlarmRuns()
@@ -93,6 +98,8 @@ class WatchRound:
         readings = self._drift.readings(counts.pane.between(0, end_us), end_us, num_standing=len(self.alarms.standing))
         settled_us = counts.settled_us // TICK_US * TICK_US
         readings += self._calibration_readings(counts.outcomes, settled_us)
+        if self._rates is not None:
+            readings += self._rates.readings(counts.outcomes, settled_us, num_standing=len(self.alarms.standing))
         self.alarms, new = self.alarms.after(readings, now_us=now_us)
         decisions: tuple[Decision, ...] = ()
         if self._mitigation is not None:

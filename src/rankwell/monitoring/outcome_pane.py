@@ -151,6 +151,16 @@ class OutcomePane:
         """Those that have rows, ascending."""
         return tuple(np.unique(self.segments_N).tolist())
 
+    @property
+    def num_rows_N(self) -> _Ints:
+        """How many rows were shown in each cell."""
+        return np.asarray(self.grid_NB2[:, :, 0].sum(axis=1).round().astype(np.int64))
+
+    @property
+    def observed_N(self) -> _Ints:
+        """How many of them were acted on."""
+        return np.asarray(self.sums_NV6[:, 0, _SUMS.index("observed_G")].round().astype(np.int64))
+
     def between(self, from_us: int, until_us: int) -> OutcomePane:
         """The minutes that begin in [from_us, until_us).
 
