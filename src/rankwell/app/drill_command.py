@@ -26,16 +26,17 @@ from rankwell.simulation.incident_viral import Viral
 from rankwell.studies.drill import DrillSettings, run_drill
 from rankwell.studies.drill_verdict import judged
 
-__all__ = ["drill"]
+__all__ = ["INCIDENTS", "drill", "incident_of"]
 
 _console: Final = Console()
-_INCIDENTS: Final[tuple[Incident, ...]] = (
+INCIDENTS: Final[tuple[Incident, ...]] = (
     CalibrationBug(), UnitChange(), Viral(), Layoffs(), LateLabels(), MissingFeature(), RetrievalShift(), Quiet(),
 )  # fmt: skip
+"""That can be rehearsed."""
 
 
 def drill(
-    scenario: Annotated[str, typer.Argument(help=" · ".join(incident.name for incident in _INCIDENTS))],
+    scenario: Annotated[str, typer.Argument(help=" · ".join(incident.name for incident in INCIDENTS))],
     bundle: Annotated[
         Path, typer.Option(exists=True, file_okay=False, help="Of the marketplace, as `rankwell demo` writes it.")
     ] = Path("out/demo/bundle"),
@@ -46,15 +47,11 @@ def drill(
     json_file: Json = None,
 ) -> None:
     """Rehearse an outage with a real server, a real log and a real watcher in simulated time; fails if it fails."""
-    found = [incident for incident in _INCIDENTS if incident.name == scenario]
-    if not found:
-        raise RecipeError(
-            "there is no such scenario", found=scenario, allowed=[incident.name for incident in _INCIDENTS]
-        )
+    incident = incident_of(scenario)
     started = time.perf_counter()
     settings = DrillSettings(seed=seed, requests_per_day=requests, has_server=server)
     with tempfile.TemporaryDirectory(prefix="rankwell-drill-") as folder:
-        played = run_drill(found[0], read_bundle(bundle), Path(folder), settings, say=_say)
+        played = run_drill(incident, read_bundle(bundle), Path(folder), settings, say=_say)
     result = judged(played)
     for table in result.tables:
         _console.print(table)
@@ -63,6 +60,18 @@ def drill(
     _console.print(str(write_study(result, out or Path(f"out/drill-{scenario}.html"))))
     if not result.numbers["passed"]:
         raise typer.Exit(1)
+
+
+def incident_of(name: str) -> Incident:
+    """The incident of this name.
+
+    Raises:
+        RecipeError: There is none.
+    """
+    found = [incident for incident in INCIDENTS if incident.name == name]
+    if not found:
+        raise RecipeError("there is no such scenario", found=name, allowed=[each.name for each in INCIDENTS])
+    return found[0]
 
 
 def _say(text: str) -> None:

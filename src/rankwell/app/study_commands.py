@@ -8,13 +8,16 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
+from rankwell.app.drill_command import INCIDENTS, incident_of
 from rankwell.app.json_file import Json, write_json
 from rankwell.app.study_page import write_study
+from rankwell.serving.bundle import read_bundle
 from rankwell.studies.alarms import study_alarms
 from rankwell.studies.attention import study_attention
 from rankwell.studies.auction import study_auction
 from rankwell.studies.calibration import study_calibration
 from rankwell.studies.depth import study_depth
+from rankwell.studies.drills import study_drills
 from rankwell.studies.heads import study_heads
 from rankwell.studies.losses import study_losses
 from rankwell.studies.optimizers import study_optimizers
@@ -194,6 +197,26 @@ def alarms(
 ) -> None:
     """False alarms against the promise of one in 7 days, and how soon a column that moves is found."""
     _show(study_alarms(num_days=days, seed=seed, say=_console.print), out, json_file)
+
+
+@study.command("drills")
+def drills(
+    seeds: Annotated[int, typer.Option(min=1, help="Marketplaces, one a seed.")] = 10,
+    first: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(help="As of `rankwell drill`, once or more; by default all but quiet."),
+    ] = None,
+    bundle: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Of the marketplace, as `rankwell demo` writes it.")
+    ] = Path("out/demo/bundle"),
+    json_file: Json = None,
+) -> None:
+    """Every drill in several marketplaces: how often the cause is found first and each check holds, and how well."""
+    names = scenario or [incident.name for incident in INCIDENTS if incident.suspects]
+    incidents = [incident_of(name) for name in names]
+    result = study_drills(read_bundle(bundle), incidents, seeds=range(first, first + seeds), say=_console.print)
+    _show(result, None, json_file)
 
 
 @study.command("selection-bias")

@@ -33,6 +33,7 @@ class CalibrationBug(Incident):
     segments: ClassVar[frozenset[int]] = frozenset({_SENIORITY})
     drift_within: ClassVar[int | None] = 1
     clicks_within: ClassVar[int | None] = 1
+    num_windows: ClassVar[int] = 6
 
     def deployed(self, bundle: Bundle) -> Bundle:
         """See `Incident`.

@@ -19,7 +19,6 @@ from scipy.special import expit
 from rankwell.mitigation.mitigation_folder import MitigationFolder
 from rankwell.mitigation.mitigation_plan import MitigationPlan
 from rankwell.mitigation.watch_round import RoundReport, WatchRound
-from rankwell.monitoring.pane import MINUTE_US
 from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
 from rankwell.ranking.slot_exploration import SlotExploration
 from rankwell.serving.bundle import Bundle, write_bundle
@@ -199,7 +198,7 @@ class _Play:
         self.say(_said(number, report))
 
     def _serve(self, start_us: int, asked: Asked, *, is_hurt: bool) -> None:
-        """Ask, and report what is clicked on, minute by minute."""
+        """Ask, and report what is clicked on, piece by piece."""
         incident = self.drill.incident
         sent = Asked(incident.sent(asked.table), asked.click_logits_C) if is_hurt else asked
         logits_C = incident.wanted(asked.click_logits_C, asked.table) if is_hurt else asked.click_logits_C
@@ -210,16 +209,16 @@ class _Play:
         later_s = incident.reported_after_s(delays_s) - delays_s if is_hurt else np.zeros(len(clicks))
         reported_us = clicks[:, 2] + (later_s * _S_US).astype(np.int64)
         self.waiting = np.concatenate([self.waiting, np.column_stack([clicks, reported_us])])
-        parts, first = [], 0
-        for minute_us in range(start_us, start_us + TICK_US, MINUTE_US):
-            part = sent.between(minute_us, minute_us + MINUTE_US)
+        parts, first, piece_us = [], 0, self.service.piece_us
+        for from_us in range(start_us, start_us + TICK_US, piece_us):
+            part = sent.between(from_us, from_us + piece_us)
             if part.table.num_rows:
                 answered = self.service.answered(part)
                 parts.append(dataclasses.replace(answered, row_C=first + answered.row_C))
                 first += len(part.click_logits_C)
-            is_due = self.waiting[:, 3] < minute_us + MINUTE_US
-            self.service.set_time(minute_us + MINUTE_US - 1)
-            self.service.report(self.waiting[is_due, :3])
+            is_due = self.waiting[:, 3] < from_us + piece_us
+            self.service.set_time(from_us + piece_us - 1)
+            self.service.report(self.waiting[is_due])
             self.waiting = self.waiting[~is_due]
         without_C = scored(self.wrong if is_hurt else self.right, sent)
         oracle_C = scored(self.right, asked)

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rankwell.monitoring.pane import MINUTE_US
+from rankwell.monitoring.tick_history import TICK_US
 from rankwell.ranking.policies import Policy
 from rankwell.ranking.slot_exploration import SlotExploration
 from rankwell.schema import Schema
@@ -45,6 +47,8 @@ class DrillDesk(DrillService):
         schema: Of the bundles.
         now_us: The time at the beginning, UTC microseconds.
     """
+
+    piece_us: ClassVar[int] = TICK_US
 
     def __init__(self, root: Path, log: Path, schema: Schema, *, now_us: int) -> None:
         self._rollout, self._log, self._schema, self._time_us = RolloutFolder(root), log, schema, now_us
@@ -88,8 +92,11 @@ class DrillDesk(DrillService):
         )  # fmt: skip
 
     def report(self, clicks: NDArray[np.int64]) -> None:
-        """See `DrillService`."""
-        append_clicks(self._actions, clicks)
+        """See `DrillService`; minute by minute."""
+        minutes = clicks[:, 3] // MINUTE_US
+        for minute in np.unique(minutes).tolist():
+            self.set_time((minute + 1) * MINUTE_US - 1)
+            append_clicks(self._actions, clicks[minutes == minute, :3])
 
     def close(self) -> None:
         """See `DrillService`."""

@@ -19,13 +19,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rankwell.data.replay import request_of_batch
 from rankwell.errors import RequestError
+from rankwell.monitoring.pane import MINUTE_US
 from rankwell.ranking.utility import Utility
 from rankwell.schema import Schema
 from rankwell.serving.http.serve_settings import ServeSettings
@@ -58,6 +59,8 @@ class DrillServer(DrillService):
         schema: Of the bundles.
         now_us: The time at the beginning, UTC microseconds.
     """
+
+    piece_us: ClassVar[int] = MINUTE_US
 
     def __init__(self, root: Path, log: Path, clock: Path, schema: Schema, *, now_us: int) -> None:
         self._time = np.memmap(clock, np.int64, "w+", shape=(1,))
@@ -144,7 +147,7 @@ class DrillServer(DrillService):
         """See `DrillService`."""
         actions = [
             {"request_id": request_id, "item_id": item_id, "action": "click", "time_us": time_us}
-            for request_id, item_id, time_us in clicks.tolist()
+            for request_id, item_id, time_us, _ in clicks.tolist()
         ]
         connection = http.client.HTTPConnection(self.host, timeout=_LONGEST_S)
         for first in range(0, len(actions), 5_000):

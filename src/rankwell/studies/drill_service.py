@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, final
+from typing import ClassVar, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,9 @@ class Answered:
 class DrillService(ABC):
     """Answers requests and writes the log, from `start` to the end of a block, by a clock that the drill sets."""
 
+    piece_us: ClassVar[int]
+    """How long a stretch of time is asked for at once, and the clicks of that time reported after it."""
+
     @abstractmethod
     def start(self) -> None:
         """Follow the folder that bundles and corrections stand in, and take requests."""
@@ -59,7 +62,7 @@ class DrillService(ABC):
 
     @abstractmethod
     def report(self, clicks: NDArray[np.int64]) -> None:
-        """Report clicks: a row each, of request, item, and when it was."""
+        """Report clicks, a row each: request, item, when it was, and when it is reported."""
 
     @abstractmethod
     def close(self) -> None:
