@@ -17,6 +17,7 @@ from rankwell.monitoring.alarm_threshold import AlarmPromise
 from rankwell.monitoring.baseline import SameHours
 from rankwell.monitoring.judgement import judged_shares, learned_shares
 from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
+from rankwell.studies.alarms_clicks import click_alarms, click_delays
 from rankwell.studies.alarms_world import CountedColumn, CountedDay, CountedWorld
 from rankwell.studies.chart import Chart, Line, Panel
 from rankwell.studies.study import StudyResult
@@ -32,6 +33,8 @@ _COLUMNS: Final = (
 _SIZES: Final = (100, 1000, 10_000)
 _SHIFTS: Final = (0.1, 0.3, 1.0)
 _FIXED: Final = (0.1, 0.2)
+_PROMISED: Final = (1.25, 2.0)
+_BY_CLICKS: Final = "calibration, by clicks"
 _HOUR: Final = 4
 _DAYS_PER_FALSE_ALARM: Final = 7.0
 _NUM_TRIALS: Final = 15
@@ -88,7 +91,8 @@ def study_alarms(
 
     Four columns in four segments and all rows, each in the quarter-hour and in the hour, against the same hours of 14
     days before. Traffic, shares, days off and single days all vary, and nothing else does. Then a column's values move
-    at a random time of one day, and the quarter-hours until its alarm are counted.
+    at a random time of one day, and the quarter-hours until its alarm are counted. Apart from that, calibration is
+    watched by clicks in four segments under a promise of its own, and then one of them promises too much.
 
     Args:
         num_days: Simulated at each size, after the first 14.
@@ -113,22 +117,30 @@ def study_alarms(
         numbers |= {f"{rule}/{size}/days between alarms": outcomes[size].days_between[rule] for size in sizes}
         numbers |= {f"{rule}/{size}/alarms": outcomes[size].num_alarms[rule] for size in sizes}
     for shift in _SHIFTS:
-        cells = []
-        for size in sizes:
-            waits = outcomes[size].delays[shift]
-            found, middle = float(np.isfinite(waits).mean()), float(np.median(waits))
-            numbers |= {f"moved by {shift}/{size}/found": found}
-            if np.isfinite(middle):
-                numbers |= {f"moved by {shift}/{size}/quarter-hours": middle}
-            cells.append(f"{middle:.0f} ({found:.0%})" if np.isfinite(middle) else f"– ({found:.0%})")
+        cells = [_waited(outcomes[size].delays[shift], f"moved by {shift}/{size}", numbers) for size in sizes]
         delays.add_row(f"{shift} standard deviations", *cells)
+    by_clicks = {}
+    for size in sizes:
+        by_clicks[size] = click_alarms(size, num_days, days_per_false_alarm=_DAYS_PER_FALSE_ALARM, seed=seed)
+        numbers |= {f"{_BY_CLICKS}/{size}/days between alarms": by_clicks[size][0]}
+        numbers |= {f"{_BY_CLICKS}/{size}/alarms": by_clicks[size][1]}
+        say(f"{size:,} a quarter-hour, by clicks: {num_days:,} days")
+    table.add_row(_BY_CLICKS, *(_days_told(*by_clicks[size], num_days) for size in sizes))
+    for factor in _PROMISED:
+        waits = {
+            size: click_delays(size, factor, days_per_false_alarm=_DAYS_PER_FALSE_ALARM, seed=seed + 1)
+            for size in sizes
+        }  # fmt: skip
+        cells = [_waited(waits[size].tolist(), f"promised {factor} times/{size}", numbers) for size in sizes]
+        delays.add_row(f"clicks: a fifth of the rows promised {factor} ×", *cells)
     kept = [size for size in sizes if 1 / 3 <= outcomes[size].days_between[rules[0]] / _DAYS_PER_FALSE_ALARM <= 3]
     finding = (
         f"The promise is one false alarm in {_DAYS_PER_FALSE_ALARM:.0f} days; found is one in "
         f"{', '.join(f'{outcomes[size].days_between[rules[0]]:.1f}' for size in sizes)} days at "
         f"{', '.join(f'{size:,}' for size in sizes)} rows a quarter-hour: within a factor of three at "
         f"{len(kept)} of {len(sizes)} sizes. PSI above {_FIXED[0]} would alarm once in "
-        f"{', '.join(f'{outcomes[size].days_between[rules[1]]:.2g}' for size in sizes)} days."
+        f"{', '.join(f'{outcomes[size].days_between[rules[1]]:.2g}' for size in sizes)} days. Calibration by clicks, "
+        f"under the same promise: one in {', '.join(f'{by_clicks[size][0]:.1f}' for size in sizes)} days."
     )
     return StudyResult("alarms", (table, delays), finding, numbers, (_chart(outcomes, rules),))
 
@@ -201,7 +213,21 @@ def _keys(passed: NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 def _told(outcome: _Outcome, rule: str) -> str:
     days, num = outcome.days_between[rule], outcome.num_alarms[rule]
-    return f"{days:.2g} ({num:,} alarms)" if num else f"over {days:.0f} (none)"
+    return _days_told(days, num, days)
+
+
+def _days_told(days: float, num: int, all_days: float) -> str:
+    return f"{days:.2g} ({num:,} alarms)" if num else f"over {all_days:.0f} (none)"
+
+
+def _waited(waits: Sequence[float], name: str, numbers: dict[str, float]) -> str:
+    """The median, and the share found, both put down as numbers, too."""
+    found, middle = float(np.isfinite(waits).mean()), float(np.median(waits))
+    numbers[f"{name}/found"] = found
+    if not np.isfinite(middle):
+        return f"– ({found:.0%})"
+    numbers[f"{name}/quarter-hours"] = middle
+    return f"{middle:.0f} ({found:.0%})"
 
 
 def _chart(outcomes: dict[int, _Outcome], rules: Sequence[str]) -> Chart:
