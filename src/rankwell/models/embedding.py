@@ -25,7 +25,16 @@ from rankwell.tables.quotient_remainder import composed_rows, part_columns
 from rankwell.tables.row_source import RowSource
 from rankwell.types import Column, Features, Ragged
 
-__all__ = ["CrossColumns", "FeatureColumns", "IdColumns", "RowLookup", "Rows", "list_means"]
+__all__ = [
+    "CrossColumns",
+    "FeatureColumns",
+    "IdColumns",
+    "RowLookup",
+    "Rows",
+    "SingleColumn",
+    "SingleIds",
+    "list_means",
+]
 
 
 @final
@@ -44,19 +53,39 @@ class Rows:
     event_HW: Mapping[str, Tensor]
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class SingleColumn:
+    """A column of one id an entry.
+
+    Args:
+        table: That it reads.
+        of: The feature whose ids they are, or the features that are crossed.
+        feature: What messages call it; "" for the table's own name.
+    """
+
+    table: str
+    of: tuple[str, ...]
+    feature: str = ""
+
+
 class IdColumns(nn.Module, abc.ABC):
     """A choice of a schema's id columns, and the tables they read."""
 
+    ids: SingleIds
+    """The features with one id an entry that they are made of."""
     specs: tuple[TableSpec, ...]
     """The tables these columns read."""
+    single_columns: Mapping[str, tuple[SingleColumn, ...]]
+    """By side, the columns of one id an entry."""
     num_blocks: Mapping[str, int]
     """How many rows an entry reads, by side; a list column counts as one, its mean."""
     num_event_blocks: Mapping[str, int] = MappingProxyType({})
     """How many rows an event reads, by sequence, where events' rows are not averaged."""
 
-    @abc.abstractmethod
     def single(self, features: Features, on: str) -> list[IdColumn]:
         """The columns of one id an entry on one side."""
+        return [IdColumn(c.table, self.ids.of(features, c.of, on), c.feature) for c in self.single_columns[on]]
 
     @abc.abstractmethod
     def lists(self, features: Features, on: str) -> list[tuple[IdColumn, Tensor]]:
@@ -85,9 +114,9 @@ class FeatureColumns(IdColumns):
 
     def __init__(self, schema: Schema, statistics: NumericStatistics, *, averages_history: bool = True) -> None:
         super().__init__()
-        self.ids = _SingleIds(schema, statistics, [f.name for f in schema.visible_features if _has_one_id(f)])
-        self._single = {
-            on: [(name, self.ids.table[name]) for name, side in self.ids.side.items() if side == on]
+        self.ids = SingleIds(schema, statistics, [f.name for f in schema.visible_features if _has_one_id(f)])
+        self.single_columns = {
+            on: tuple(SingleColumn(self.ids.table[n], (n,), n) for n, side in self.ids.side.items() if side == on)
             for on in ("request", "candidate")
         }
         self._bags = tuple((f.name, f.table_name, f.on) for f in schema.visible_features if isinstance(f, Bag))
@@ -113,16 +142,14 @@ class FeatureColumns(IdColumns):
 
     def names_of_candidate_blocks(self) -> list[str]:
         """The features whose rows stand side by side in `Rows.candidate_CW`, in that order."""
-        return [name for name, _ in self._single["candidate"]] + [n for n, _, on in self._bags if on == "candidate"]
+        return [column.feature for column in self.single_columns["candidate"]] + [
+            n for n, _, on in self._bags if on == "candidate"
+        ]
 
     def _tables_of_blocks(self, on: str) -> list[str]:
-        single = [table for _, table in self._single[on]]
+        single = [column.table for column in self.single_columns[on]]
         bags = [table for _, table, side in self._bags if side == on]
         return [*single, *bags, *(table for _, _, table in self._history if on == "request")]
-
-    def single(self, features: Features, on: str) -> list[IdColumn]:
-        """See `IdColumns`."""
-        return [IdColumn(table, self.ids.of(features, name), name) for name, table in self._single[on]]
 
     def lists(self, features: Features, on: str) -> list[tuple[IdColumn, Tensor]]:
         """See `IdColumns`."""
@@ -159,28 +186,17 @@ class CrossColumns(IdColumns):
 
     def __init__(self, schema: Schema, statistics: NumericStatistics) -> None:
         super().__init__()
-        self.ids = _SingleIds(schema, statistics, [name for cross in schema.crosses for name in cross.of])
-        self._crosses = {
-            cross: "candidate" if any(self.ids.side[name] == "candidate" for name in cross.of) else "request"
+        self.ids = SingleIds(schema, statistics, [name for cross in schema.crosses for name in cross.of])
+        self.specs = tuple(schema.table_specs()[cross.name] for cross in schema.crosses)
+        side = {
+            cross.name: "candidate" if any(self.ids.side[name] == "candidate" for name in cross.of) else "request"
             for cross in schema.crosses
         }
-        self.specs = tuple(schema.table_specs()[cross.name] for cross in schema.crosses)
-        sides = list(self._crosses.values())
-        self.num_blocks = {on: sides.count(on) for on in ("request", "candidate")}
-
-    def single(self, features: Features, on: str) -> list[IdColumn]:
-        """See `IdColumns`."""
-        columns = []
-        for cross, side in self._crosses.items():
-            if side == on:
-                of = [self.ids.of(features, name) for name in cross.of]
-                if on == "candidate":
-                    lies_above = (self.ids.side[name] == "request" for name in cross.of)
-                    of = [
-                        spread(ids, features.request_C) if up else ids for ids, up in zip(of, lies_above, strict=True)
-                    ]
-                columns.append(IdColumn(cross.name, cross_ids(of)))
-        return columns
+        self.single_columns = {
+            on: tuple(SingleColumn(cross.name, tuple(cross.of)) for cross in schema.crosses if side[cross.name] == on)
+            for on in ("request", "candidate")
+        }
+        self.num_blocks = {on: len(columns) for on, columns in self.single_columns.items()}
 
     def lists(self, features: Features, on: str) -> list[tuple[IdColumn, Tensor]]:
         """None."""
@@ -188,8 +204,14 @@ class CrossColumns(IdColumns):
 
 
 @final
-class _SingleIds(nn.Module):
-    """Columns of one id an entry, by name: a categorical as it stands, a numeric as the number of its bucket."""
+class SingleIds(nn.Module):
+    """Features of one id an entry, by name: a categorical as it stands, a numeric as the number of its bucket.
+
+    Args:
+        schema: Declares them.
+        statistics: For the bucket edges.
+        names: Of the features.
+    """
 
     def __init__(self, schema: Schema, statistics: NumericStatistics, names: Iterable[str]) -> None:
         super().__init__()
@@ -201,8 +223,27 @@ class _SingleIds(nn.Module):
         self._place = {name: i for i, name in enumerate(numerics)}
         self.buckets = nn.ModuleList(BucketIds(feature, statistics) for feature in numerics.values())
 
-    def of(self, features: Features, name: str) -> Tensor:
-        """int64, one id an entry."""
+    def edges(self, name: str) -> Tensor | None:
+        """The edges of a numeric's buckets; None of a categorical."""
+        if name not in self._place:
+            return None
+        bucket = self.buckets[self._place[name]]
+        assert isinstance(bucket, BucketIds)
+        return bucket.edges
+
+    def of(self, features: Features, names: Sequence[str], on: str) -> Tensor:
+        """int64, one id an entry of a side: of one feature, or of several that are crossed."""
+        if len(names) == 1:
+            return self._of_one(features, names[0])
+        columns = [self._of_one(features, name) for name in names]
+        if on == "candidate":
+            columns = [
+                spread(ids, features.request_C) if self.side[name] == "request" else ids
+                for name, ids in zip(names, columns, strict=True)
+            ]
+        return cross_ids(columns)
+
+    def _of_one(self, features: Features, name: str) -> Tensor:
         column = _side_columns(features, self.side[name])[name]
         assert isinstance(column, Tensor)
         if name not in self._place:

@@ -22,6 +22,7 @@ from rankwell.serving.changed_rows import ChangedRows, RowChange
 from rankwell.serving.example_request import example_request, most_events
 from rankwell.serving.mapped_table import MappedTable
 from rankwell.serving.request_graph import LOGITS, PROBABILITIES, SEGMENTS, feature_inputs, row_inputs
+from rankwell.serving.row_gather import RowGather, is_gathered
 from rankwell.serving.scorer import Scorer, Scores
 from rankwell.types import Batch
 
@@ -66,9 +67,9 @@ class GraphScorer(Scorer):
         providers: Sequence[str] = PROVIDERS,
     ) -> None:
         self._schema, self._calibrate_by = schema, tuple(calibrate_by)
-        self._lookups, self._linear_parts = dict(lookups), frozenset(linear_parts)
-        for lookup in self._lookups.values():
-            lookup.eval()
+        self._linear_parts = frozenset(linear_parts)
+        self._example = example_request(schema, statistics, num_candidates=1, num_events=0, seed=0).features
+        self._read_by({name: lookup.eval() for name, lookup in lookups.items()})
         self._session = _session(graph, num_threads, providers)
         self._names = [put.name for put in self._session.get_inputs()]
         for seed, (num_candidates, num_events) in enumerate(_WARM_UP):
@@ -110,12 +111,19 @@ class GraphScorer(Scorer):
                 allowed=sorted(self._linear_parts), do="train the other parts anew",
             )  # fmt: skip
         scorer = copy.copy(self)
-        scorer._lookups = dict(self._lookups)
+        lookups = dict(self._lookups)
         for name, table in parts.items():
             if table.part in changes:
                 rows = ChangedRows(table, table.specs, changes[table.part])
-                scorer._lookups[name] = RowLookup(self._lookups[name].columns, rows).eval()
+                lookups[name] = RowLookup(self._lookups[name].columns, rows).eval()
+        scorer._read_by(lookups)
         return scorer
+
+    def _read_by(self, lookups: Mapping[str, RowLookup]) -> None:
+        self._lookups = dict(lookups)
+        gathered = {name: lookup for name, lookup in lookups.items() if is_gathered(lookup)}
+        self._gather = RowGather(gathered, self._example)
+        self._others = {name: lookup for name, lookup in lookups.items() if name not in gathered}
 
     def score(self, batch: Batch) -> Scores:
         """See `Scorer`; R = 1."""
@@ -134,12 +142,14 @@ class GraphScorer(Scorer):
         Args:
             batch: R = 1.
         """
-        inputs = feature_inputs(batch.features)
-        with torch.inference_mode():
-            for name, lookup in self._lookups.items():
-                inputs |= row_inputs(name, lookup(batch.features))
-        inputs[SEGMENTS] = segments_of(batch, self._calibrate_by)
-        return {name: inputs[name].numpy() for name in self._names}
+        tensors = feature_inputs(batch.features)
+        if self._others:
+            with torch.inference_mode():
+                for name, lookup in self._others.items():
+                    tensors |= row_inputs(name, lookup(batch.features))
+        tensors[SEGMENTS] = segments_of(batch, self._calibrate_by)
+        rows = self._gather.inputs(batch.features)
+        return {name: rows[name] if name in rows else tensors[name].numpy() for name in self._names}
 
 
 def _session(graph: bytes, num_threads: int, providers: Sequence[str]) -> Any:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rankwell.errors import SchemaError, TrainingError
 from rankwell.schema import TableSpec
 from rankwell.serving.row_file import file_stem
-from rankwell.serving.row_map import RowMap, read_block
+from rankwell.serving.row_map import RowMap, read_column
 from rankwell.tables.loan import IdColumn, Loan, negative_id
 from rankwell.tables.row_source import RowSource
 
@@ -40,7 +40,6 @@ class MappedTable(RowSource):
     def __init__(self, folder: Path, part: str, specs: Sequence[TableSpec], width: int) -> None:
         self.part, self.specs, self._width = part, tuple(specs), width
         self._maps = {spec.name: RowMap(folder, file_stem(part, spec.name), spec, width) for spec in specs}
-        self._descriptors: dict[tuple[str, ...], NDArray[np.int64]] = {}  # of a block's columns, side by side
 
     @property
     def width(self) -> int:
@@ -78,12 +77,13 @@ class MappedTable(RowSource):
                     found=f"{ids_n.shape[0]} ids of {column.known_as}, {ids_n.dtype}",
                     allowed=f"{num_ids} ids, as of the block's first column, of {list(self._maps)}",
                 )  # fmt: skip
-        names = tuple(column.table for column in columns)
-        descriptors_F = self._descriptors.get(names)
-        if descriptors_F is None:
-            descriptors_F = self._descriptors[names] = np.stack([self._maps[name].descriptor for name in names])
         block_nFW = np.empty((num_ids, len(columns) * self._width), np.float32)
-        wrong = read_block(descriptors_F, ids, block_nFW)
-        if wrong >= 0:
-            raise negative_id(columns[wrong])
+        places_n = np.empty(num_ids, np.int64)
+        for f, (column, ids_n) in enumerate(zip(columns, ids, strict=True)):
+            if not read_column(self.descriptor(column.table), ids_n.numpy(), block_nFW, f * self._width, places_n):
+                raise negative_id(column)
         return block_nFW
+
+    def descriptor(self, table: str) -> NDArray[np.int64]:
+        """Of a named table, for `rankwell.serving.row_map.read_column`; good for as long as this object lives."""
+        return self._maps[table].descriptor

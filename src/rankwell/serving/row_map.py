@@ -16,9 +16,8 @@ Letters: n ids or rows · W row width · F columns of a block.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal, final
+from typing import Any, Final, Literal, final
 
 import numba
 import numpy as np
@@ -26,7 +25,6 @@ import torch
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
-from torch import Tensor
 
 from rankwell.errors import BundleError
 from rankwell.schema import TableSpec
@@ -38,7 +36,7 @@ from rankwell.tables.row_store import DEFAULT_KEY
 from rankwell.tables.table import Table
 from rankwell.types import MISSING_ID
 
-__all__ = ["Precision", "RowMap", "dequantised", "quantised", "read_block", "write_row_map"]
+__all__ = ["Precision", "RowMap", "dequantised", "pointer_of", "quantised", "read_column", "write_row_map"]
 
 Precision = Literal["float32", "int8"]
 """How rows are kept in files that serve."""
@@ -49,6 +47,8 @@ _HEAD: Final = struct.Struct("<8sQQQQ24x")
 _SCALE_BYTES: Final = 2
 # Of each exponent of a bfloat16, the power of two that its mantissa, 128 to 255, counts; none of the exponent 0.
 _POWERS: Final = np.ldexp(np.float32(1), np.arange(255) - 134) * (np.arange(255) > 0)
+_FEW: Final = 4096
+"""Keys of a small table: their places are kept side by side, 16 KiB a process, and found without hashing."""
 _INDEX, _ROWS, _ZEROS = ".index", ".rows", ".zeros"
 _WRITE_AGAIN: Final = "export the bundle again, or copy its export again"
 
@@ -138,16 +138,29 @@ class RowMap:
         self._zeros = IdIndex.open(folder / (stem + _ZEROS)) if has_zeros else None
         self._own_2W, self._records = _mapped(folder / (stem + _ROWS), len(self.index), width)
         zeros = self.index if self._zeros is None else self._zeros
+        of_one_type = np.promote_types(self.index.starts.dtype, zeros.starts.dtype)
+        self._starts = [of.starts.astype(of_one_type, copy=False) for of in (self.index, zeros)]
         limit = spec.size if spec.num_ids is not None else 2**63 - 1
+        self._known_places = self._few_places(spec.size if spec.hashed else limit)
         salt = np.uint64(name_salt(spec.name)).view(np.int64)
         self.descriptor = np.array(
             [
-                *_described(self.index), *_described(zeros), has_zeros, salt, spec.size if spec.hashed else 0, limit,
-                self._own_2W.ctypes.data, self._records.ctypes.data, self._records.shape[1],
+                *_described(self.index, self._starts[0]), *_described(zeros, self._starts[1]), has_zeros,
+                salt, spec.size if spec.hashed else 0, limit,
+                self._own_2W.ctypes.data, self._records.ctypes.data, self._records.shape[1], width,
+                self._known_places.ctypes.data, len(self._known_places),
             ],
             dtype=np.int64,
         )  # fmt: skip
-        """Addresses and sizes, as `read_block` takes them; good for as long as this object lives."""
+        """Addresses and sizes, as `read_column` takes them; good for as long as this object lives."""
+
+    def _few_places(self, num_keys: int) -> NDArray[np.int32]:
+        """Where the rows of all keys of a small table stand, -3 where they are zero; nothing of a larger one."""
+        keys_n = np.arange(num_keys if num_keys <= _FEW else 0)
+        places_n = self.index.places(keys_n)
+        if self._zeros is not None:
+            places_n[(places_n < 0) & (self._zeros.places(keys_n) >= 0)] = -3
+        return places_n.astype(np.int32)
 
     @property
     def num_bytes(self) -> int:
@@ -156,25 +169,7 @@ class RowMap:
         return self._records.nbytes + self._own_2W.nbytes + self.index.num_bytes + zeros
 
 
-def read_block(descriptors_F: NDArray[np.int64], ids: Sequence[Tensor], block_nFW: NDArray[np.float32]) -> int:
-    """Copy the row of each id of F columns into a block; ids without one of their own read the default row.
-
-    One compiled call a block: what a call costs would otherwise be most of what a column of 500 ids does.
-
-    Args:
-        descriptors_F: The `RowMap.descriptor` of each column's table, as rows of a matrix.
-        ids: F columns of n, int64, contiguous, `MISSING_ID` where missing.
-        block_nFW: Written in place, contiguous.
-
-    Returns:
-        The first column that has another negative id, which reads the default row; -1 where none has.
-    """
-    addresses_F = np.array([ids_n.data_ptr() for ids_n in ids], dtype=np.int64)
-    return int(_read_block(descriptors_F, addresses_F, block_nFW))
-
-
-def _described(index: IdIndex) -> tuple[int, ...]:
-    starts = index.starts
+def _described(index: IdIndex, starts: NDArray[Any]) -> tuple[int, ...]:
     return starts.ctypes.data, len(starts), starts.itemsize, index.keys_n.ctypes.data, len(index), int(index.shift)
 
 
@@ -214,7 +209,7 @@ def _copy_int8(records, place, block_nFW, n, at):  # type: ignore[no-untyped-def
 
 
 @intrinsic
-def _pointer(context, address):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def pointer_of(context, address):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """An address as a pointer, for `numba.carray`."""
     del context
 
@@ -226,45 +221,70 @@ def _pointer(context, address):  # type: ignore[no-untyped-def]  # pragma: no co
 
 
 @numba.njit(cache=True, inline="always")
-def _place(key, index):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    keys_n = numba.carray(_pointer(index[3]), (index[4],), np.int64)
-    if index[2] == 4:
-        return place_of(key, numba.carray(_pointer(index[0]), (index[1],), np.uint32), keys_n, np.uint64(index[5]))
-    return place_of(key, numba.carray(_pointer(index[0]), (index[1],), np.uint64), keys_n, np.uint64(index[5]))
+def _places(descriptor, starts, zero_starts, ids_n, places_n):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Where the rows of ids stand; -1, -2 and -3: they read the default row, the missing row, zeros."""
+    has_zeros, salt, size, limit = descriptor[12], np.uint64(descriptor[13]), np.uint64(descriptor[14]), descriptor[15]
+    keys_n, shift = numba.carray(pointer_of(descriptor[3]), (descriptor[4],), np.int64), np.uint64(descriptor[5])
+    zero_keys_n = numba.carray(pointer_of(descriptor[9]), (descriptor[10],), np.int64)
+    zero_shift = np.uint64(descriptor[11])
+    known = numba.carray(pointer_of(descriptor[20]), (descriptor[21],), np.int32)
+    are_ids = True
+    for n in range(len(ids_n)):
+        key = ids_n[n]
+        if not 0 <= key < limit:
+            are_ids &= key >= -1
+            places_n[n] = -2 if key == -1 else -1
+            continue
+        if size:
+            key = np.int64(mix64(np.uint64(key) ^ salt) % size)
+        if len(known):
+            places_n[n] = known[key]
+            continue
+        place = place_of(key, starts, keys_n, shift)
+        if place < 0 and has_zeros and place_of(key, zero_starts, zero_keys_n, zero_shift) >= 0:
+            place = np.int64(-3)
+        places_n[n] = place
+    return are_ids
 
 
 @numba.njit(cache=True, nogil=True)
-def _read_block(descriptors_F, addresses_F, block_nFW):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    num, width = len(block_nFW), block_nFW.shape[1] // max(len(descriptors_F), 1)
-    wrong = -1
-    for f in range(len(descriptors_F) - 1, -1, -1):
-        of = descriptors_F[f]
-        index, zeros, has_zeros, salt, size, limit = of[:6], of[6:12], of[12], np.uint64(of[13]), of[14], of[15]
-        own_2W = numba.carray(_pointer(of[16]), (2, width), np.float32)
-        records = numba.carray(_pointer(of[17]), (index[4], of[18]), np.uint8)
-        rows_nW = numba.carray(_pointer(of[17]), (index[4], width), np.float32)
-        is_int8, at = of[18] != 4 * width, f * width
-        ids_n = numba.carray(_pointer(addresses_F[f]), (num,), np.int64)
-        for n in range(num):
-            key, place = ids_n[n], np.int64(-1)
-            if key < -1:
-                wrong = f
-            is_within = 0 <= key < limit
-            if is_within:
-                if size:
-                    key = np.int64(mix64(np.uint64(key) ^ salt) % np.uint64(size))
-                place = _place(key, index)
-            if place >= 0:
-                if is_int8:
-                    _copy_int8(records, place, block_nFW, n, at)
-                else:
-                    for w in range(width):
-                        block_nFW[n, at + w] = rows_nW[place, w]
-            elif has_zeros and is_within and _place(key, zeros) >= 0:
-                for w in range(width):
-                    block_nFW[n, at + w] = 0.0
+def read_column(descriptor, ids_n, block_nFW, at, places_n):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Copy the row of each id into a block, for other compiled loops; whether all ids are ids, or missing.
+
+    Places first, then rows: misses of the index do not wait for those of the rows, and a processor has many underway.
+
+    Args:
+        descriptor: `RowMap.descriptor` of the table.
+        ids_n: int64.
+        block_nFW: Written from column `at` on.
+        at: Of the block.
+        places_n: Room for n numbers.
+    """
+    if descriptor[2] == 4:
+        starts = numba.carray(pointer_of(descriptor[0]), (descriptor[1],), np.uint32)
+        zero_starts = numba.carray(pointer_of(descriptor[6]), (descriptor[7],), np.uint32)
+        are_ids = _places(descriptor, starts, zero_starts, ids_n, places_n)
+    else:
+        long_starts = numba.carray(pointer_of(descriptor[0]), (descriptor[1],), np.uint64)
+        long_zero_starts = numba.carray(pointer_of(descriptor[6]), (descriptor[7],), np.uint64)
+        are_ids = _places(descriptor, long_starts, long_zero_starts, ids_n, places_n)
+    width = descriptor[19]
+    own_2W = numba.carray(pointer_of(descriptor[16]), (2, width), np.float32)
+    records = numba.carray(pointer_of(descriptor[17]), (descriptor[4], descriptor[18]), np.uint8)
+    rows_nW = numba.carray(pointer_of(descriptor[17]), (descriptor[4], width), np.float32)
+    is_int8 = descriptor[18] != 4 * width
+    for n in range(len(ids_n)):
+        place = places_n[n]
+        if place >= 0:
+            if is_int8:
+                _copy_int8(records, place, block_nFW, n, at)
             else:
-                own = 1 if key == -1 else 0
                 for w in range(width):
-                    block_nFW[n, at + w] = own_2W[own, w]
-    return wrong
+                    block_nFW[n, at + w] = rows_nW[place, w]
+        elif place == -3:
+            for w in range(width):
+                block_nFW[n, at + w] = 0.0
+        else:
+            for w in range(width):
+                block_nFW[n, at + w] = own_2W[-1 - place, w]
+    return are_ids

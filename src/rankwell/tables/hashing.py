@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rankwell.types import MISSING_ID
 
-__all__ = ["cross_ids", "mix64", "mix64_each", "name_salt", "stochastic_bfloat16", "uniform_rows"]
+__all__ = ["cross_ids", "fold_in", "mix64", "mix64_each", "name_salt", "stochastic_bfloat16", "uniform_rows"]
 
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _FIRST: Final = np.uint64(0xBF58476D1CE4E5B9)
@@ -80,12 +80,13 @@ def cross_ids(columns: list[Tensor]) -> Tensor:
     lengths = {column.shape[0] for column in columns} - {1}
     crossed = np.zeros(lengths.pop() if lengths else 1, dtype=np.uint64)
     for column in columns:
-        _fold_in(crossed, column.contiguous().numpy())
+        fold_in(crossed, column.contiguous().numpy())
     return torch.from_numpy(crossed.view(np.int64)) & 0x7FFF_FFFF_FFFF_FFFF
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _fold_in(crossed: NDArray[np.uint64], ids: NDArray[np.int64]) -> None:  # pragma: no cover - compiled
+def fold_in(crossed: NDArray[np.uint64], ids: NDArray[np.int64]) -> None:  # pragma: no cover - compiled
+    """A further column of a cross, for other compiled loops. Zeros come before the first."""
     one_for_all = len(ids) == 1
     for i in range(len(crossed)):
         crossed[i] = mix64((crossed[i] + _GOLDEN) ^ mix64(np.uint64(ids[0 if one_for_all else i]) + _GOLDEN))
