@@ -60,7 +60,7 @@ def test_gathered_rows_are_those_of_the_lookups(
     gather = RowGather(lookups, batch(num_requests=1, seed=0).features)
     for seed in range(60):
         features = batch(num_requests=1, seed=seed).features
-        expected = {}
+        expected: dict[str, torch.Tensor] = {}
         for name, lookup in lookups.items():
             expected |= row_inputs(name, lookup(features))
         found = gather.inputs(features)
