@@ -77,7 +77,7 @@ def _checks(found: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
 
 
 def _measured(found: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
-    table = Table("incident", title="median [least, most] over drills; times in quarter-hours; (n): of so many")
+    table = Table("incident", title="median, least to most over drills; times in quarter-hours; (n): of so many")
     for _, heading in _MEASURED:
         table.add_column(heading, justify="right")
     for name, runs in found.items():
@@ -90,4 +90,4 @@ def _spread(values: Sequence[float]) -> str:
     if not there:
         return "—"
     number = "" if len(there) == len(values) else f" ({len(there)})"
-    return f"{median(there):.2f} [{min(there):.2f}, {max(there):.2f}]{number}"
+    return f"{median(there):.2f}, {min(there):.2f} to {max(there):.2f}{number}"
