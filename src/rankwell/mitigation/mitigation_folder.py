@@ -25,9 +25,10 @@ from rankwell.errors import MitigationError, RankwellError
 from rankwell.mitigation.audit_log import AuditLog
 from rankwell.mitigation.evidence import Seen
 from rankwell.mitigation.fallback import fall_back
-from rankwell.mitigation.mitigation_loop import OWN, MitigationLoop
+from rankwell.mitigation.mitigation_loop import MitigationLoop
 from rankwell.mitigation.mitigation_plan import MitigationPlan
 from rankwell.mitigation.mitigation_state import Decision, InForce, LoopState
+from rankwell.mitigation.turn import OWN
 from rankwell.monitoring.outcome_pane import OutcomePane
 from rankwell.monitoring.reading import Reading
 from rankwell.monitoring.version_pane import VersionPane
@@ -190,6 +191,8 @@ class MitigationFolder:
             case "fall_back":
                 assert decision.bundles is not None
                 fall_back(self._rollout, from_bundle=decision.bundles[0], to_bundle=decision.bundles[1])
+                if decision.correction is not None:
+                    self._forget_proposal(decision.correction)
 
     def _forget_proposal(self, correction: Correction) -> None:
         for ending in (".json", ".approved", ".refused"):

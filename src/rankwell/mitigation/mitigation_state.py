@@ -60,6 +60,7 @@ class LoopState(Declaration):
         is_verified: Whether what is in force was found to do good.
         verify_by_us: What was not verified by then is not renewed.
         num_adjusted: How often the offsets were adjusted since they were last found to suffice.
+        left_bundles: Those that a fallback left: none goes back to them.
 
     >>> LoopState.from_json(LoopState(phase="watching").to_json()).phase
     'watching'
@@ -80,6 +81,18 @@ class LoopState(Declaration):
     is_verified: bool = False
     verify_by_us: int = 0
     num_adjusted: int = 0
+    left_bundles: tuple[str, ...] = ()
+
+    def at_rest(self, *, bundle_id: str | None, history: tuple[InForce, ...], onset_us: int) -> LoopState:
+        """A state in which nothing is known to be wrong, of the same loop.
+
+        Args:
+            bundle_id, history, onset_us: Of the new state.
+        """
+        return LoopState(
+            sequence=self.sequence, bundle_id=bundle_id, history=history, onset_us=onset_us,
+            left_bundles=self.left_bundles,
+        )  # fmt: skip
 
     def to_json(self) -> str:
         """For a file."""
