@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rankwell.data.pseudonyms import PseudonymKey
-from rankwell.data.request_values import bids_of, ids_of, member_of, numbers_of, times_of
+from rankwell.data.request_values import bids_of, id_of, ids_of, member_of, numbers_of, time_of, times_of
 from rankwell.errors import RequestError
 from rankwell.schema.columns import Bag, Categorical, Numeric, Place, Sequence, Vector
 from rankwell.schema.schema import Schema
@@ -80,7 +80,7 @@ def batch_from_request(
     _check_keys(request)
     given_context, given_candidates = _mapping(request, "context"), _mapping(request, "candidates")
     given_time = request.get("time_us")
-    time_us = None if given_time is None else int(times_of([given_time], "'time_us'")[0])
+    time_us = None if given_time is None else time_of(given_time, "'time_us'")
     member_id = member_of(request.get("member_id"), "'member_id'", key)
     context: dict[str, Column] = {}
     candidates: dict[str, Column] = {}
@@ -88,6 +88,7 @@ def batch_from_request(
     num_candidates: int | None = None
     first_list = ""
     known: KnownFeatures | None = None
+    items: Ints | None = None
     if look_up is not None and schema.item is not None and schema.item in given_candidates:
         place = f"candidates[{schema.item!r}]"
         items = ids_of(_entries(given_candidates[schema.item], place), place, missing_allowed=False)
@@ -121,7 +122,8 @@ def batch_from_request(
                 if num_candidates is None:
                     num_candidates, first_list = len(values), feature.name
                 _check_length(len(values), num_candidates, place, first_list)
-            column = _read(values, feature, place)
+            is_read = items is not None and feature.name == schema.item
+            column = torch.from_numpy(items) if is_read else _read(values, feature, place)
         if feature.name in protected:
             assert isinstance(column, Tensor)
             audited[feature.name] = column
@@ -143,7 +145,7 @@ def batch_from_request(
     }
     item = candidates[schema.item] if schema.item is not None else None
     given_id = request.get("request_id")
-    request_id = 0 if given_id is None else int(ids_of([given_id], "'request_id'", missing_allowed=False)[0])
+    request_id = 0 if given_id is None else id_of(given_id, "'request_id'")
     return Batch(
         Features(
             context,

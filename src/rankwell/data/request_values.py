@@ -17,7 +17,7 @@ from rankwell.data.string_ids import hash_strings, is_stringlike
 from rankwell.errors import LogError, RequestError
 from rankwell.types import MISSING_ID
 
-__all__ = ["bids_of", "ids_of", "member_of", "numbers_of", "times_of"]
+__all__ = ["bids_of", "id_of", "ids_of", "member_of", "numbers_of", "time_of", "times_of"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -28,6 +28,8 @@ def member_of(value: Any, place: str, key: PseudonymKey | None) -> int | None:
     """The pseudonym; the errors never show what was given, because it may name a person and errors end up in logs."""
     if value is None:
         return None
+    if key is None and _is_plain(value):
+        return int(value)
     try:
         array = pa.array([value])
         if key is not None:
@@ -50,6 +52,21 @@ def member_of(value: Any, place: str, key: PseudonymKey | None) -> int | None:
             do="leave it out where the member is unknown",
         )
     return int(array[0].as_py())
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is one of Python's own integers from 0 to 2^63 - 1, as nearly all are: they need no array."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def time_of(value: Any, place: str) -> int:
+    """A time in UTC microseconds since 1970."""
+    return int(value) if _is_plain(value) else int(times_of([value], place)[0])
+
+
+def id_of(value: Any, place: str) -> int:
+    """An id that may not be missing."""
+    return int(value) if _is_plain(value) else int(ids_of([value], place, missing_allowed=False)[0])
 
 
 def times_of(values: Any, place: str) -> Ints:

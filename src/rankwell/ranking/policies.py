@@ -9,12 +9,13 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rankwell.errors import RequestError
 from rankwell.types import RankedList
 
-__all__ = ["Policy", "greedy"]
+__all__ = ["Policy", "best_first", "greedy"]
 
 
 class Policy(Protocol):
@@ -77,6 +78,22 @@ def greedy(
     >>> ranked.item_ids.tolist(), ranked.propensities.tolist()
     ([3, 5, 7], [1.0, 1.0, 1.0])
     """
+    best = torch.from_numpy(best_first(item_ids_K, utilities_K, logits_K, length=length))
+    return RankedList(
+        item_ids=item_ids_K.index_select(0, best),
+        probabilities=probabilities_K.index_select(0, best),
+        utilities=utilities_K.index_select(0, best),
+        propensities=torch.ones(len(best), dtype=torch.float64),
+    )
+
+
+def best_first(item_ids_K: Tensor, utilities_K: Tensor, logits_K: Tensor, *, length: int) -> NDArray[np.int64]:
+    """The places of the candidates in the order of `greedy`; the arguments, and what it raises, are its own.
+
+    >>> p = torch.tensor([0.2, 0.4, 0.2])
+    >>> best_first(torch.tensor([7, 3, 5]), p, p.logit(), length=2)
+    array([1, 2])
+    """
     if length < 1:
         raise RequestError("a ranked list cannot have this length", found=length, allowed="1 or more")
     ids_K, utilities, logits = item_ids_K.numpy(), utilities_K.numpy(), logits_K.numpy()
@@ -101,10 +118,4 @@ def greedy(
     ordered_K = utilities[order_K]
     if (ordered_K[1:] == ordered_K[:-1]).any():  # only ties need three keys; lexsort's last is the first to count
         order_K = np.lexsort((ids_K, -logits, -utilities))
-    best = torch.from_numpy(order_K[:length])
-    return RankedList(
-        item_ids=item_ids_K[best],
-        probabilities=probabilities_K[best],
-        utilities=utilities_K[best],
-        propensities=torch.ones(len(best), dtype=torch.float64),
-    )
+    return order_K[:length]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rankwell.errors import RequestError
-from rankwell.ranking.policies import greedy
+from rankwell.ranking.policies import best_first
 from rankwell.tables.hashing import mix64, mix64_each
 from rankwell.types import RankedList
 
@@ -74,14 +74,7 @@ class SlotExploration:
     ) -> RankedList:
         """See `Policy`."""
         num = len(item_ids_K)
-        best = greedy(
-            item_ids_K,
-            utilities_K,
-            logits_K=logits_K,
-            probabilities_K=probabilities_K,
-            length=length if length < 1 else max(length, num),
-            seed=seed,
-        )
+        best = best_first(item_ids_K, utilities_K, logits_K, length=length if length < 1 else max(length, num))
         num_shown = min(length, num)
         explores = np.zeros(num_shown, bool)
         explores[[slot - 1 for slot in self.slots if slot <= num_shown]] = True
@@ -93,11 +86,11 @@ class SlotExploration:
         places[explores] = num_fixed + _drawn(num_explored, num_pooled, seed)
         propensities = np.ones(num_shown)
         propensities[explores] = 1.0 / max(num_pooled, 1)
-        chosen = torch.from_numpy(places)
+        chosen = torch.from_numpy(best[places])
         return RankedList(
-            item_ids=best.item_ids[chosen],
-            probabilities=best.probabilities[chosen],
-            utilities=best.utilities[chosen],
+            item_ids=item_ids_K.index_select(0, chosen),
+            probabilities=probabilities_K.index_select(0, chosen),
+            utilities=utilities_K.index_select(0, chosen),
             propensities=torch.from_numpy(propensities),
         )
 

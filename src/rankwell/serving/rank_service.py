@@ -39,7 +39,6 @@ class Answer:
         is_logged: Whether the log holds it, whatever happens to this process; False, too, where nothing is logged.
         action: That was ranked for.
         ranking: The list, and the scores of all candidates.
-        places_n: The place of each listed item among the request's candidates, from 0.
         read: The request.
         bundle: That answered.
         seconds: By stage: read, score, rank, log.
@@ -51,19 +50,18 @@ class Answer:
     is_logged: bool
     action: str
     ranking: Ranking
-    places_n: NDArray[np.int64]
     read: ReadRequest
     bundle: ServedBundle
     seconds: Mapping[str, float]
 
     def columns(self) -> dict[str, Any]:
         """The list as columns of plain numbers, best first."""
-        schema, ranked = self.bundle.bundle.schema, self.ranking.ranked
-        p_nA = self.ranking.scores.probabilities_CA.numpy()[self.places_n]
+        schema, ranked, places_n = self.bundle.bundle.schema, self.ranking.ranked, self.ranking.places_n
+        p_nA = self.ranking.scores.probabilities_CA.numpy()[places_n]
         columns: dict[str, Any] = {
             "item_id": ranked.item_ids.tolist(),
-            "place": self.places_n.tolist(),
-            "position": list(range(1, len(self.places_n) + 1)),
+            "place": places_n.tolist(),
+            "position": list(range(1, len(places_n) + 1)),
             "propensity": ranked.propensities.tolist(),
             "utility": ranked.utilities.tolist(),
             "probability": {action.name: p_nA[:, a].tolist() for a, action in enumerate(schema.actions)},
@@ -71,7 +69,7 @@ class Answer:
         bids_K = None if schema.bid is None else self.read.batch.audit.columns.get(schema.bid)
         if bids_K is not None:
             p_n = p_nA[:, schema.action_index(self.action)]
-            columns["evc_micros"] = (bids_K.numpy()[self.places_n] * p_n).tolist()
+            columns["evc_micros"] = (bids_K.numpy()[places_n] * p_n).tolist()
         return columns
 
     def plain(self) -> dict[str, Any]:
@@ -130,15 +128,14 @@ class RankService:
         was_read = self._clock.elapsed_s()
         ranker, correction_id = served.at(now_us)
         ranking = ranker.rank_batch(read.batch, length=length)
-        places_n = _places_of(ranking, audit.item_ids_C.numpy())
         was_ranked = self._clock.elapsed_s()
         is_logged = self._log is not None and self._log.append(
-            _served_request(read.batch, ranking, places_n, served, correction_id)
+            _served_request(read.batch, ranking, served, correction_id)
         )
         was_logged = self._clock.elapsed_s()
         seconds = {"read": was_read - started, "rank": was_ranked - was_read, "log": was_logged - was_ranked}
         return Answer(
-            request_id, served.bundle.id, correction_id, is_logged, ranker.action, ranking, places_n, read, served,
+            request_id, served.bundle.id, correction_id, is_logged, ranker.action, ranking, read, served,
             seconds,
         )  # fmt: skip
 
@@ -158,27 +155,17 @@ class RankService:
         return served.bundle.id, float(apart_C.abs().mean())
 
 
-def _places_of(ranking: Ranking, item_ids_K: NDArray[np.int64]) -> NDArray[np.int64]:
-    order_K = item_ids_K.argsort()
-    found_n: NDArray[np.int64] = order_K[np.searchsorted(item_ids_K[order_K], ranking.ranked.item_ids.numpy())]
-    return found_n
-
-
-def _prices(
-    ranking: Ranking, places_n: NDArray[np.int64], served: ServedBundle, audit: Audit
-) -> NDArray[np.int64] | None:
+def _prices(ranking: Ranking, served: ServedBundle, audit: Audit) -> NDArray[np.int64] | None:
     """The first price, bid × p, of what is listed where lists are sorted by bids; else nothing is sold."""
     utility, schema = served.ranker.utility, served.bundle.schema
     if utility is None or utility.bid_on is None or schema.bid is None:
         return None
     p_K = ranking.scores.probabilities_CA[:, schema.action_index(utility.bid_on)]
     evc_K = audit.columns[schema.bid].double() * p_K
-    return np.asarray(evc_K.numpy()[places_n].round().astype(np.int64))
+    return np.asarray(evc_K.numpy()[ranking.places_n].round().astype(np.int64))
 
 
-def _served_request(
-    batch: Batch, ranking: Ranking, places_n: NDArray[np.int64], served: ServedBundle, correction_id: str | None
-) -> ServedRequest:
+def _served_request(batch: Batch, ranking: Ranking, served: ServedBundle, correction_id: str | None) -> ServedRequest:
     audit, calibrate_by = batch.audit, served.bundle.scorer.calibrate_by
     return ServedRequest(
         request_id=int(audit.request_ids_R[0]),
@@ -186,13 +173,13 @@ def _served_request(
         time_us=int(audit.times_us_R[0]),
         features=batch.features,
         item_ids_K=audit.item_ids_C,
-        places_n=places_n,
+        places_n=ranking.places_n,
         propensities_n=ranking.ranked.propensities,
         logits_KA=undo_label_smoothing(ranking.scores.logits_CA, served.bundle.label_smoothing),
         probabilities_KA=ranking.scores.probabilities_CA,
         bundle_id=served.bundle.id,
         correction_id=correction_id,
         segments_KS=segments_of(batch, calibrate_by) if calibrate_by else None,
-        prices_micros_n=_prices(ranking, places_n, served, audit),
+        prices_micros_n=_prices(ranking, served, audit),
         audit=audit.columns,
     )

@@ -5,7 +5,6 @@ Letters in names: R requests · C candidates, flat over the batch · K candidate
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rankwell.data.pseudonyms import PseudonymKey
@@ -36,6 +36,7 @@ class Ranking:
 
     Args:
         ranked: Best first.
+        places_n: int64, where each of them stands among the request's candidates, from 0.
         scores: Of all candidates, in the order in which the request has them.
         audit: Of the request: ids and time.
         num_cut_events: By sequence, how many of the request's oldest events were left out, since there were more than
@@ -43,6 +44,7 @@ class Ranking:
     """
 
     ranked: RankedList
+    places_n: NDArray[np.int64]
     scores: Scores
     audit: Audit
     num_cut_events: Mapping[str, int] = field(default_factory=dict)
@@ -180,11 +182,10 @@ class Ranker:
                 "let retrieval keep fewer, or raise max_candidates of the ranker",
             )  # fmt: skip
         # NumPy's: torch takes longer to begin on a few hundred entries than to do it
-        order = np.argsort(batch.audit.item_ids_C.numpy())
-        order_K = torch.from_numpy(order)
-        item_ids_K = batch.audit.item_ids_C[order_K]
-        in_order = dataclasses.replace(batch, features=_reordered(batch.features, order_K))
-        scores = self.scorer.score(in_order)
+        ids = batch.audit.item_ids_C.numpy()
+        order = ids.argsort()
+        order_K, ordered_ids = torch.from_numpy(order), ids[order]
+        scores = self.scorer.score(Batch(_reordered(batch.features, order_K), batch.targets, batch.audit))
         logits_K, probabilities_K = (of[:, self._ranked_for] for of in (scores.logits_CA, scores.probabilities_CA))
         utilities_K = probabilities_K
         if self.utility is not None:
@@ -193,7 +194,7 @@ class Ranker:
                 scores.probabilities_CA, None if bids_C is None else bids_C[order_K], schema=self.schema
             )
         ranked = self._policy(
-            item_ids_K,
+            torch.from_numpy(ordered_ids),
             utilities_K,
             logits_K=logits_K,  # the model's own: undoing label smoothing makes ties at its ends
             probabilities_K=probabilities_K,
@@ -202,23 +203,27 @@ class Ranker:
         )
         history = batch.features.history
         cut = {name: int(e.num_cut_R.sum()) for name, e in history.items() if e.num_cut_R is not None}
-        place = np.empty_like(order)
-        place[order] = np.arange(num_candidates)
-        place_K = torch.from_numpy(place)
-        as_given = Scores(scores.logits_CA[place_K], scores.probabilities_CA[place_K])
-        return Ranking(ranked, as_given, batch.audit, cut)
+        places_n = order[ordered_ids.searchsorted(ranked.item_ids.numpy())]
+        as_given = Scores(_as_given(scores.logits_CA, order), _as_given(scores.probabilities_CA, order))
+        return Ranking(ranked, places_n, as_given, batch.audit, cut)
+
+
+def _as_given(ordered_KA: Tensor, order: NDArray[np.int64]) -> Tensor:
+    given_KA = np.empty(tuple(ordered_KA.shape), ordered_KA.numpy().dtype)
+    given_KA[order] = ordered_KA.numpy()
+    return torch.from_numpy(given_KA)
 
 
 def _reordered(features: Features, order_K: Tensor) -> Features:
     # A matrix product's last bit depends on a row's place in the matrix. Candidates in one canonical order make the
     # logits, and with them the list, a function of the set.
     candidates = {name: _column_in_order(column, order_K) for name, column in features.candidates.items()}
-    return dataclasses.replace(features, candidates=candidates)
+    return Features(features.context, features.history, candidates, features.offsets, features.request_C)
 
 
 def _column_in_order(column: Column, order_K: Tensor) -> Column:
     if isinstance(column, Tensor):
-        return column[order_K]
+        return column.index_select(0, order_K)
     lengths_K = column.lengths[order_K]
     offsets = torch.zeros(len(order_K) + 1, dtype=torch.int64)
     torch.cumsum(lengths_K, 0, out=offsets[1:])

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -91,15 +90,14 @@ def served_request(
         calibrate_by: The segments of the scorer's calibrators, as the scorer names them.
         correction_id, prices_micros_n: See `ServedRequest`.
     """
-    audit, item_ids_K = batch.audit, batch.audit.item_ids_C
-    sorted_ids_K, order_K = torch.sort(item_ids_K)
+    audit = batch.audit
     return ServedRequest(
         request_id=int(audit.request_ids_R[0]),
         member_id=int(audit.member_ids_R[0]),
         time_us=int(audit.times_us_R[0]),
         features=batch.features,
-        item_ids_K=item_ids_K,
-        places_n=order_K[torch.searchsorted(sorted_ids_K, ranking.ranked.item_ids)],
+        item_ids_K=audit.item_ids_C,
+        places_n=ranking.places_n,
         propensities_n=ranking.ranked.propensities,
         logits_KA=ranking.scores.logits_CA,
         probabilities_KA=ranking.scores.probabilities_CA,
