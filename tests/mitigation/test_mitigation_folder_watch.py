@@ -192,6 +192,24 @@ def test_a_checkpoint_of_another_watch_or_a_broken_one_is_refused(tmp_path: Path
             FolderWatch(tmp_path, _counts(), path, on_damage=_fail)
 
 
+def test_minutes_of_days_before_are_summed_up_to_quarter_hours(tmp_path: Path) -> None:
+    clock = [30 * 86_400 * S_US]
+    served, actions = _logs(tmp_path, clock)
+    for minute in range(45):
+        served.append(_answer(minute, clock[0] + minute * 60 * S_US))
+    served.close()
+    actions.close()
+    watch = FolderWatch(tmp_path, _counts(), tmp_path / "watch", on_damage=_fail)
+    watch.step(now_us=clock[0] + 3_600 * S_US)
+    fine, settled = watch.counts.pane, watch.counts.outcomes
+    watch.step(now_us=clock[0] + 40 * 3_600 * S_US)
+    coarse = watch.counts.pane
+    assert (len(np.unique(fine.minutes_N)), len(np.unique(coarse.minutes_N))) == (45, 3)
+    assert coarse.column("years").counts_B.tolist() == fine.column("years").counts_B.tolist()
+    assert len(np.unique(watch.counts.outcomes.minutes_N)) == 3
+    assert watch.counts.outcomes.sums("served", [0]).num_requests_G >= settled.sums("served", [0]).num_requests_G
+
+
 def test_what_is_older_than_is_kept_is_forgotten(tmp_path: Path) -> None:
     clock = [10_000 * S_US]
     served, actions = _logs(tmp_path, clock)

@@ -80,6 +80,20 @@ def test_two_parts_are_the_whole(first: int, second: int, seed: int) -> None:
     np.testing.assert_allclose(parts.grid_NB2, whole.grid_NB2, rtol=1e-12)
 
 
+def test_old_minutes_summed_up_lose_nothing_but_the_minute() -> None:
+    pane, quarter_us = OutcomePane.of("click", **_drawn(400, 3)), 15 * MINUTE_US
+    before_us = (int(pane.minutes_N[-1]) * MINUTE_US // quarter_us + 1) * quarter_us
+    coarse, segments = pane.coarsened(before_us, quarter_us), pane.segments
+    assert set((coarse.minutes_N % 15).tolist()) == {0}
+    assert len(coarse) < len(pane)
+    np.testing.assert_allclose(coarse.sums("served", segments).observed_G, pane.sums("served", segments).observed_G)
+    assert coarse.spend_micros(segments).tolist() == pane.spend_micros(segments).tolist()
+    np.testing.assert_allclose(coarse.grid(segments).totals_GB, pane.grid(segments).totals_GB)
+    assert coarse.coarsened(before_us, quarter_us) is coarse
+    same = pane.coarsened(int(pane.minutes_N[0]) * MINUTE_US // quarter_us * quarter_us, quarter_us)
+    assert same is pane
+
+
 def test_a_table_keeps_every_bit_and_another_format_is_refused() -> None:
     pane = OutcomePane.of("click", **_drawn(100, 3))
     table = outcomes_table(pane)

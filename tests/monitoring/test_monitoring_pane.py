@@ -129,6 +129,22 @@ def test_windows_are_sums_of_minutes() -> None:
         pane.between(1, MINUTE_US)
 
 
+def test_old_minutes_summed_up_are_rows_of_longer_spans() -> None:
+    rows = drawn_rows(4)
+    pane, quarter_us = Pane.of(LAYOUT, rows), 15 * MINUTE_US
+    before_us = 7 * quarter_us
+    coarse = pane.coarsened(before_us, quarter_us)
+    times_us_C = rows.times_us_C
+    rounded_C = np.where(times_us_C < before_us, times_us_C // quarter_us * quarter_us, times_us_C)
+    same(coarse, Pane.of(LAYOUT, FlatRows(rounded_C, rows.columns)))
+    assert len(coarse) < len(pane)
+    assert coarse.coarsened(before_us, quarter_us) is coarse
+    same(pane.coarsened(0, quarter_us), pane)
+    for before, every in ((MINUTE_US, quarter_us), (0, 0), (0, 7)):
+        with pytest.raises(MonitoringError, match="summed up"):
+            pane.coarsened(before, every)
+
+
 def test_mean_and_variance_are_those_of_the_values_far_from_zero_too() -> None:
     values_C = 1e6 + np.random.default_rng(0).normal(0, 0.5, 10_000)
     bins = NumericBins.of_values("x", values_C[:100])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rankwell.errors import MonitoringError
 from rankwell.evaluation.calibration_sums import CalibrationSums
-from rankwell.monitoring.pane import MINUTE_US
+from rankwell.monitoring.pane import MINUTE_US, coarse_minutes
 from rankwell.monitoring.probability_grid import NUM_BINS, ProbabilityGrid
 
 __all__ = ["OutcomePane", "View", "outcomes_from_table", "outcomes_table"]
@@ -172,6 +172,20 @@ class OutcomePane:
             self.action, self.minutes_N[kept_N], self.segments_N[kept_N], self.sums_NV6[kept_N],
             self.spend_micros_N[kept_N], self.grid_NB2[kept_N],
         )  # fmt: skip
+
+    def coarsened(self, before_us: int, every_us: int) -> OutcomePane:
+        """The same, its minutes before a time summed up to longer spans: see `Pane.coarsened`.
+
+        Raises:
+            MonitoringError: They are no such times.
+        """
+        minutes_N = coarse_minutes(self.minutes_N, before_us, every_us)
+        if np.array_equal(minutes_N, self.minutes_N):
+            return self
+        coarse = OutcomePane(
+            self.action, minutes_N, self.segments_N, self.sums_NV6, self.spend_micros_N, self.grid_NB2
+        )  # fmt: skip
+        return coarse + OutcomePane.nothing(self.action)
 
     def sums(self, view: View, segments: Sequence[int]) -> CalibrationSums:
         """The sums over all minutes, one of each for each segment asked for, which may have no rows.

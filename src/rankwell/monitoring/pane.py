@@ -19,7 +19,7 @@ from rankwell.monitoring.column_pass import category_counts, numeric_counts
 from rankwell.monitoring.flat_rows import FlatRows
 from rankwell.monitoring.pane_layout import CategoricalBins, NumericBins, PaneLayout
 
-__all__ = ["MINUTE_US", "Pane"]
+__all__ = ["MINUTE_US", "Pane", "coarse_minutes"]
 
 MINUTE_US: Final = 60_000_000
 
@@ -151,6 +151,21 @@ class Pane:
             np.flatnonzero((self.minutes_N * MINUTE_US >= from_us) & (self.minutes_N * MINUTE_US < until_us))
         )
 
+    def coarsened(self, before_us: int, every_us: int) -> Pane:
+        """The same, its minutes before a time summed up to longer spans: what is old need not be as fine.
+
+        Args:
+            before_us: UTC microseconds, a whole multiple of `every_us`.
+            every_us: How long a span is, whole minutes; one that began at t holds what was in [t, t + every_us).
+
+        Raises:
+            MonitoringError: They are no such times.
+        """
+        minutes_N = coarse_minutes(self.minutes_N, before_us, every_us)
+        if np.array_equal(minutes_N, self.minutes_N):
+            return self
+        return Pane(self.layout, minutes_N, self.segments_N, self.counts, self.sums) + Pane.nothing(self.layout)
+
     def column(self, name: str, *, segment: int | None = None) -> ColumnCounts:
         """A column's counts over all minutes.
 
@@ -177,6 +192,29 @@ class Pane:
             {name: counts[cells] for name, counts in self.counts.items()},
             {name: sums[cells] for name, sums in self.sums.items()},
         )
+
+
+def coarse_minutes(minutes_N: _Ints, before_us: int, every_us: int) -> _Ints:
+    """Minutes, those before a time as the first of the longer span that they lie in.
+
+    Args:
+        minutes_N: int64, minutes since 1970 UTC.
+        before_us, every_us: See `Pane.coarsened`.
+
+    Raises:
+        MonitoringError: They are no such times.
+
+    >>> coarse_minutes(np.array([14, 15, 29, 31]), before_us=30 * MINUTE_US, every_us=15 * MINUTE_US).tolist()
+    [0, 15, 15, 31]
+    """
+    if every_us <= 0 or every_us % MINUTE_US or before_us % every_us:
+        raise MonitoringError(
+            "minutes cannot be summed up like this", found=(before_us, every_us),
+            allowed="spans of whole minutes, and a time that is a multiple of them",
+        )  # fmt: skip
+    every = every_us // MINUTE_US
+    coarse_N: _Ints = np.where(minutes_N * MINUTE_US < before_us, minutes_N // every * every, minutes_N)
+    return coarse_N
 
 
 def _numeric_names(layout: PaneLayout) -> list[str]:

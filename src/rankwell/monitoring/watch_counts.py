@@ -16,6 +16,7 @@ from rankwell.monitoring.pane import MINUTE_US, Pane
 from rankwell.monitoring.pane_file import pane_from_table, pane_table
 from rankwell.monitoring.pane_layout import PaneLayout
 from rankwell.monitoring.pending_outcomes import PendingOutcomes
+from rankwell.monitoring.tick_history import TICK_US
 from rankwell.monitoring.version_pane import VersionPane
 from rankwell.schema import Schema
 
@@ -24,6 +25,8 @@ __all__ = ["WatchCounts", "kept_positions"]
 _VERSION: Final = "2"
 _HEAD: Final = pa.schema({"log": pa.string(), "position": pa.string()})
 _US: Final = 1e6
+_FINE_US: Final = 28 * 4 * TICK_US
+"""So long minutes are told apart: baselines learn from those of a day, and the newest hour is not in it."""
 
 
 @final
@@ -90,14 +93,15 @@ class WatchCounts:
         self.pending.add_actions(actions)
 
     def settle(self, *, now_us: int) -> None:
-        """Count the outcomes that are due, and forget what is too old."""
+        """Count the outcomes that are due; sum up to quarter-hours what is a day old, and forget what is too old."""
         self.outcomes = self.outcomes + self.pending.settled(now_us=now_us, from_us=self.settled_us)
         self.settled_us = max(self.settled_us, self.pending.due_us(now_us))
         self._stepped_us = now_us
         oldest_us = (now_us - self._keep_us) // MINUTE_US * MINUTE_US
         until_us = 2**62 // MINUTE_US * MINUTE_US
-        self.pane = self.pane.between(oldest_us, until_us)
-        self.outcomes = self.outcomes.between(oldest_us, until_us)
+        fine_us = (now_us - _FINE_US) // TICK_US * TICK_US
+        self.pane = self.pane.between(oldest_us, until_us).coarsened(fine_us, TICK_US)
+        self.outcomes = self.outcomes.between(oldest_us, until_us).coarsened(fine_us, TICK_US)
         self.versions = self.versions.between(oldest_us, until_us)
 
     def write(self, path: str | Path) -> None:
