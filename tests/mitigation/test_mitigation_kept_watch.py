@@ -66,7 +66,7 @@ def test_alarms_go_on_over_a_restart_and_end_once(folder: Path) -> None:
     (folder / "watch" / "alarms.json").write_text(AlarmRuns((run,)).to_json())
     assert run in looked(folder, []).standing
     over = looked(folder, [], now_us=after(NUM_TICKS + 8))
-    assert over.standing == ()
+    assert [one.name for one in over.standing] == ["silence"]
     assert run in over.ended
     assert looked(folder, [], now_us=after(NUM_TICKS + 8)).ended == ()
 
@@ -138,11 +138,23 @@ def test_a_clock_that_goes_back_counts_nothing_twice(folder: Path) -> None:
     assert counted(looked(folder, [])) == whole
 
 
-def test_hours_without_a_request_are_no_alarm(folder: Path) -> None:
-    looked(folder, [])
+def test_hours_without_a_request_are_said_and_are_no_drift(folder: Path) -> None:
+    assert not looked(folder, []).report.new_alarms
     view = looked(folder, [], now_us=after(NUM_TICKS + 20))
-    assert not view.report.new_alarms
+    assert [(run.name, run.column) for run in view.report.new_alarms] == [("silence", "requests")]
+    assert view.report.explanation is None
     assert view.report.spend_micros == {0: 0, 1: 0}
+    write_log(folder, num_ticks=NUM_TICKS + 26, first_tick=NUM_TICKS + 21, per_tick=PER_TICK)
+    assert looked(folder, [], now_us=after(NUM_TICKS + 26)).ended == view.standing
+
+
+def test_a_bundle_that_nobody_deployed_is_said_without_an_alarm(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "root" / "bundles" / "0123456789abcdef").mkdir(parents=True)
+    (tmp_path / "root" / "rollout.json").write_text('{"format_version": 1, "current": "0123456789abcdef"}')
+    view = looked(folder, [], deployed=tmp_path / "root")
+    assert not view.standing
+    assert [text for text in view.problems if text.startswith(f"bundle b answered {PER_TICK} requests")]
+    assert not looked(folder, [], deployed=tmp_path / "root", now_us=after(NUM_TICKS + 1)).problems
 
 
 def test_what_the_servers_folder_lacks_is_a_problem_and_alarms_are_told_all_the_same(

@@ -60,12 +60,14 @@ def test_what_has_several_values_or_names_the_item_or_a_person_is_left_out() -> 
     assert layout.segments.top == (3,), "4 was never shown"
 
 
-def test_a_feature_of_too_many_values_is_no_column_but_may_be_a_segment() -> None:
+def test_a_feature_of_too_many_values_is_a_column_only_where_it_tells_segments_apart() -> None:
     served = _served(10_001, lvl=[[n, n, n] for n in range(10_001)])
+    assert "lvl" not in {column.name for column in reference_layout(served, SCHEMA, segment=None).columns}
     layout = reference_layout(served, SCHEMA, segment="level", num_segments=5)
-    assert "lvl" not in {column.name for column in layout.columns}
     assert layout.segments is not None
     assert layout.segments.top == (0, 1, 2, 3, 4)
+    assert layout.column("lvl") == layout.segments, "the mix of segments"
+    assert reference_layout(_served(), SCHEMA, segment="job").column("job").num_bins == 2 + 3
 
 
 def test_all_nan_has_one_edge_and_all_missing_segments_are_refused() -> None:

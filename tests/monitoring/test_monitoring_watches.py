@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -15,8 +18,9 @@ from rankwell.monitoring.divergences import psi
 from rankwell.monitoring.drift_watch import DriftWatch
 from rankwell.monitoring.flat_rows import FlatRows
 from rankwell.monitoring.moment_shifts import mean_shift
-from rankwell.monitoring.pane import Pane
+from rankwell.monitoring.pane import MINUTE_US, Pane
 from rankwell.monitoring.pane_layout import ALL_ROWS, CategoricalBins, NumericBins, PaneLayout
+from rankwell.monitoring.silence import silence
 
 DAY_US = 86_400_000_000
 HOUR_US = DAY_US // 24
@@ -94,6 +98,45 @@ def test_it_says_nothing_of_nothing() -> None:
         watch.readings(Pane.nothing(PaneLayout(columns=())), 0)
     with pytest.raises(MonitoringError, match="minute"):
         watch.readings(Pane.nothing(LAYOUT), 1)
+
+
+@pytest.mark.parametrize("country", [0, 7])
+def test_a_segment_that_vanishes_or_appears_is_an_alarm_of_the_mix(country: int) -> None:
+    """Country 0 is gone in the last hour; or country 7, which the layout does not know, has come in its place."""
+    mixed = PaneLayout(columns=(*LAYOUT.columns, CategoricalBins(name="country", top=(0, 1))), segments=LAYOUT.segments)
+    rng = np.random.default_rng(3)
+    times_us_C = np.repeat(np.sort(rng.integers(0, 2 * DAY_US, 9_600)), 8)
+    country_C = np.repeat(rng.integers(0, 2, 9_600), 8)
+    is_late_C = times_us_C >= 2 * DAY_US - HOUR_US
+    columns = {"logit": rng.normal(size=len(times_us_C)), "city": rng.integers(0, 5, len(times_us_C))}
+    rows = FlatRows(times_us_C, {**columns, "country": np.where(is_late_C & (country_C == 0), country, country_C)})
+    is_kept_C = ~is_late_C | (country_C == 1) if country == 0 else np.full(len(country_C), True)
+    readings = DriftWatch(mixed).readings(Pane.of(mixed, rows.kept(is_kept_C)), 2 * DAY_US)
+    alarms = {(one.name, one.column, one.segment) for one in readings if one.is_alarm}
+    assert alarms == {("psi", "country", ALL_ROWS)}
+
+
+@pytest.mark.parametrize(
+    ("minutes", "now", "value", "limit", "is_alarm"),
+    [
+        ([], 1_000, math.nan, math.inf, False),  # nothing was ever served
+        (range(30), 1_000, 970.0, math.inf, False),  # for too short a time to say
+        (range(900), 905, 5.0, 10.0, False),
+        (range(900), 915, 15.0, 10.0, True),
+        (range(900), 899, 0.0, 10.0, False),  # a request of a clock that is ahead
+        ([*range(300), *range(420, 900)], 1_200, 300.0, 360.0, False),  # it slept for two hours of the night
+        ([*range(300), *range(420, 900)], 1_300, 400.0, 360.0, True),
+        ([*range(300), *range(420, 2_000)], 2_030, 30.0, 10.0, True),  # more than a day ago: forgotten
+    ],
+)
+def test_a_pause_is_an_alarm_where_it_is_longer_than_those_of_the_day_before(
+    minutes: Sequence[int], now: int, value: float, limit: float, is_alarm: bool
+) -> None:
+    minutes_C = np.array(minutes, np.int64)
+    layout = PaneLayout(columns=LAYOUT.columns[:1])
+    held = Pane.of(layout, FlatRows(minutes_C * MINUTE_US, {"logit": np.zeros(len(minutes_C))}))
+    reading = silence(held, now * MINUTE_US)
+    np.testing.assert_equal((reading.value, reading.limit, reading.is_alarm), (value, limit, is_alarm))
 
 
 def test_the_promise_is_shared_by_all_that_is_tested() -> None:

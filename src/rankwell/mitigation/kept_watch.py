@@ -55,6 +55,7 @@ __all__ = ["KeptWatch", "WatchSettings", "why_not_yet"]
 _KINDS: Final = 3
 _VIEWS: Final = 2
 _DAY_US: Final = TICKS_PER_DAY * TICK_US
+_LATEST_US: Final = 2**62 // MINUTE_US * MINUTE_US
 
 
 @final
@@ -156,6 +157,7 @@ class KeptWatch:
         ended = tuple(run for run in before if (run.name, run.column, run.segment) not in keys)
         counts = self._watch.counts
         bundle_id, correction = self._served(now_us)
+        self._say_strangers(report.window_end_us)
         problems, self._problems = tuple(self._problems), []
         return WatchView(
             now_us=now_us,
@@ -268,6 +270,16 @@ class KeptWatch:
     def _known_bundles(self) -> frozenset[str] | None:
         root = self.settings.deployed
         return None if root is None else RolloutFolder(root).bundle_ids()
+
+    def _say_strangers(self, window_end_us: int) -> None:
+        """A bundle that nobody deployed answers: that is no drift, and may be a server of another folder."""
+        known = self._known_bundles()
+        for span in self._watch.counts.versions.between(window_end_us - TICK_US, _LATEST_US).spans():
+            if known is not None and span.kind == "bundle" and span.version not in known:
+                self._problem(
+                    f"bundle {span.version} answered {span.num_requests:,} requests since the last quarter-hour began, "
+                    f"and is not in {self.settings.deployed}"
+                )
 
     def _served(self, now_us: int) -> tuple[str | None, Correction | None]:
         root = self.settings.deployed

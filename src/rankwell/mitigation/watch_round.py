@@ -19,6 +19,7 @@ from rankwell.monitoring.pane import MINUTE_US
 from rankwell.monitoring.pane_layout import ALL_ROWS
 from rankwell.monitoring.rate_watch import RateWatch
 from rankwell.monitoring.reading import Reading
+from rankwell.monitoring.silence import silence
 from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
 
 __all__ = ["RoundReport", "WatchRound"]
@@ -100,7 +101,8 @@ class WatchRound:
         readings += self._calibration_readings(counts.outcomes, settled_us)
         if self._rates is not None:
             readings += self._rates.readings(counts.outcomes, settled_us, num_standing=len(self.alarms.standing))
-        self.alarms, new = self.alarms.after(readings, now_us=now_us)
+        quiet = silence(counts.pane, end_us)
+        self.alarms, new = self.alarms.after([*readings, quiet], now_us=now_us)
         decisions: tuple[Decision, ...] = ()
         if self._mitigation is not None:
             decisions = self._mitigation.look(
@@ -115,7 +117,7 @@ class WatchRound:
         )  # fmt: skip
         if explanation is not None:
             explanation = self._with_requests(explanation)
-        return RoundReport(end_us, num_rows, tuple(readings), new, decisions, spend, explanation)
+        return RoundReport(end_us, num_rows, (*readings, quiet), new, decisions, spend, explanation)
 
     def _with_requests(self, explanation: Explanation) -> Explanation:
         first = explanation.causes[0]

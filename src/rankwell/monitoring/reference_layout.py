@@ -29,7 +29,8 @@ def reference_layout(
     Each numeric feature, and each action's logit and probability, has bins between the sample's quantiles; each
     categorical feature has its most frequent values. The item is left out, and so is a feature of more than 10,000
     values: new ones come every day, and that is no drift. So are bags, vectors and places, which have several numbers,
-    and protected attributes.
+    and protected attributes. The segments' feature is always a column, too: among all rows it shows that a segment
+    has come, grown, shrunk or gone.
 
     Args:
         served: Rows of a log in request layout, with the served columns, as `read_served` gives them.
@@ -85,6 +86,8 @@ def reference_layout(
             f"{segment!r} is missing wherever something was shown", found=f"{len(rows)} rows",
             do="choose another feature, or see to it that requests carry it",
         )  # fmt: skip
+    if segments.name not in {column.name for column in columns}:
+        columns.append(segments)  # how the segments are mixed is watched, too: one may come or go
     return PaneLayout(columns=tuple(columns), segments=segments)
 
 
