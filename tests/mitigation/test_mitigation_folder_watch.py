@@ -160,6 +160,24 @@ def test_duplicates_late_ones_and_clocks_that_are_wrong_are_counted_apart(tmp_pa
     assert (report.num_counted, report.num_duplicates, report.num_late, report.num_ahead) == (2, 1, 1, 1)
 
 
+def test_a_clock_that_was_a_day_ahead_for_once_costs_what_was_open_then_and_no_more(tmp_path: Path) -> None:
+    clock = [10_000 * S_US]
+    served, actions = _logs(tmp_path, clock)
+    watch = FolderWatch(tmp_path, _counts(), tmp_path / "watch", on_damage=_fail)
+    for number in range(60):
+        clock[0] += 10 * S_US
+        served.append(_answer(number, clock[0]))
+        actions.append([ReportedAction(number, 6, "click", clock[0] + S_US)])
+        watch.step(now_us=clock[0] + (86_400 * S_US if number == 30 else 2 * S_US))
+    served.close()
+    actions.close()
+    watch.step(now_us=clock[0] + 200 * S_US)
+    sums = watch.counts.outcomes.sums("served", [-3, 0])
+    assert watch.counts.arrivals.report.num_counted == 60
+    assert sums.num_requests_G.tolist() == [60, 60]
+    assert sums.observed_G[0] >= 59, "one click had not come yet when it was settled"
+
+
 def test_one_that_was_away_for_long_counts_what_came_meanwhile(tmp_path: Path) -> None:
     clock = [10_000 * S_US]
     served, actions = _logs(tmp_path, clock)

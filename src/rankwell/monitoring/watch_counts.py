@@ -94,8 +94,12 @@ class WatchCounts:
 
     def settle(self, *, now_us: int) -> None:
         """Count the outcomes that are due; sum up to quarter-hours what is a day old, and forget what is too old."""
+        due_us = self.pending.due_us(now_us)
+        if now_us < self._stepped_us:
+            # A clock that was ahead has settled too early: what comes now must not be late until it is right again.
+            self.settled_us = min(self.settled_us, due_us)
         self.outcomes = self.outcomes + self.pending.settled(now_us=now_us, from_us=self.settled_us)
-        self.settled_us = max(self.settled_us, self.pending.due_us(now_us))
+        self.settled_us = max(self.settled_us, due_us)
         self._stepped_us = now_us
         oldest_us = (now_us - self._keep_us) // MINUTE_US * MINUTE_US
         until_us = 2**62 // MINUTE_US * MINUTE_US
