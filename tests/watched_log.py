@@ -26,7 +26,7 @@ SCHEMA = Schema(
 
 def write_log(
     folder: Path, *, num_ticks: int, per_tick: int, bug_from: int | None = None, start_us: int = START_US,
-    first_tick: int = 0,
+    first_tick: int = 0, bundle_id: str = "b",
 ) -> None:  # fmt: skip
     """Requests of two candidates of each of two levels, whose clicks are drawn from the truth.
 
@@ -37,6 +37,7 @@ def write_log(
         bug_from: From this quarter-hour on level 1 is served odds three times too high.
         start_us: Of quarter-hour 0.
         first_tick: To go on with a log that ends before it.
+        bundle_id: That answered.
     """
     rng, clock = np.random.default_rng(first_tick), [start_us]
     served = ServedLog(folder, SCHEMA, worker="w0", seed=1, now_us=lambda: clock[0])
@@ -60,7 +61,7 @@ def write_log(
                 ServedRequest(
                     request_id=request_id, member_id=MISSING_ID, time_us=clock[0], features=features,
                     item_ids_K=torch.arange(4) + 1, places_n=np.arange(4), propensities_n=np.ones(4),
-                    logits_KA=logits_KA, probabilities_KA=logits_KA.sigmoid(), bundle_id="b",
+                    logits_KA=logits_KA, probabilities_KA=logits_KA.sigmoid(), bundle_id=bundle_id,
                     prices_micros_n=(logits_KA.sigmoid()[:, 0].numpy() * 1e6).astype(np.int64),
                 )
             )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +180,22 @@ def test_a_dry_run_writes_down_what_it_would_do_and_applies_nothing(tmp_path: Pa
     write_log(tmp_path / "log", num_ticks=6, per_tick=20)
     looked(tmp_path / "log", [], deployed=root, now_us=watched_log.START_US + 6 * TICK_US)
     assert not (root / "corrections.json").exists()
+
+
+def test_a_bundle_that_is_off_by_level_is_corrected_by_what_its_own_rows_lack(tmp_path: Path) -> None:
+    log, root, ids = tmp_path / "log", tmp_path / "root", ("0123456789abcdef", "fedcba9876543210")
+    for bundle_id in ids:
+        (root / "bundles" / bundle_id).mkdir(parents=True)
+    (root / "rollout.json").write_text(f'{{"format_version": 1, "current": "{ids[1]}", "previous": "{ids[0]}"}}')
+    write_log(log, num_ticks=20, per_tick=40, bundle_id=ids[0])
+    write_log(log, num_ticks=23, first_tick=20, per_tick=150, bug_from=20, bundle_id=ids[1])
+    kinds = []
+    for tick in (22, 23):  # its first look comes after the deploy
+        view = looked(log, [], deployed=root, mode="act", now_us=after(tick))
+        kinds += [decision.kind for decision in view.report.decisions]
+    assert kinds[:2] == ["detect", "apply"]
+    assert view.problems == ()
+    assert view.correction is not None
+    (offsets,) = view.correction.log_odds_offsets["click"].values()
+    assert set(offsets) == {"1"}
+    assert offsets["1"] == pytest.approx(-math.log(3), abs=0.2)
