@@ -113,6 +113,18 @@ def test_a_clock_that_goes_back_has_another_next_quarter_hour(tmp_path: Path) ->
     assert [(view.report.window_end_us - START_US) // TICK_US for view in told.views] == [8, 9, 2, 3]
 
 
+def test_the_kill_switch_does_not_wait_for_the_quarter_hour(tmp_path: Path) -> None:
+    write_log(tmp_path / "log", num_ticks=7, per_tick=20)
+    root = tmp_path / "root"
+    (root / "mitigation").mkdir(parents=True)
+    (root / "rollout.json").write_text('{"format_version": 1, "current": "0123456789abcdef"}')
+    clock, told = Time(START_US + 8 * TICK_US, START_US + 9 * TICK_US), Told()
+    settings = WatchSettings(folder=tmp_path / "log", segment="level", least_rows=100, deployed=root, mode="act")
+    clock.at[START_US + 8 * TICK_US + 60_000_000] = (root / "mitigation" / "stop").touch
+    WatchLoop(settings, [told], now_us=lambda: clock.now_us, wait=clock.wait).run()
+    assert [(view.now_us - START_US - 8 * TICK_US) // 1_000_000 for view in told.views] == [0, 60], "once"
+
+
 def test_a_round_that_fails_is_said_and_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_log(tmp_path, num_ticks=7, per_tick=20)
     clock, problems = Time(START_US + 8 * TICK_US, START_US + 8 * TICK_US + 100_000_000), []

@@ -74,7 +74,8 @@ class WatchLoop:
                 except (RankwellError, OSError) as error:  # a full disk, say: the next round may go well
                     self._say(f"nothing is looked at: {error}")
                     due_us = began_us + _AGAIN_US
-                while began_us <= self._now_us() < due_us:  # a clock that went back has another next quarter-hour
+                # a clock that went back has another next quarter-hour; people who call need not wait for it
+                while began_us <= self._now_us() < due_us and not watch.is_called:
                     if self._wait(_NAP_S):
                         return
 

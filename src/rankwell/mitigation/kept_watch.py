@@ -112,6 +112,7 @@ class KeptWatch:
     def __init__(self, settings: WatchSettings, *, now_us: Callable[[], int], say: Callable[[str], None]) -> None:
         self.settings, self._now_us, self._say = settings, now_us, say
         self._problems: list[str] = []
+        self._heard = frozenset[str]()
         schema = LogFolder(settings.folder / "served", "served").schema()
         self._action = _action(schema, settings)
         self._own = settings.folder / "watch"
@@ -141,8 +142,15 @@ class KeptWatch:
             self._mitigation = None
         self._lock.release()
 
+    @property
+    def is_called(self) -> bool:
+        """Whether people have said something since the last look (the kill switch, an approval): it must not wait."""
+        words = frozenset[str]() if self._mitigation is None else self._mitigation.words()
+        self._heard &= words
+        return bool(words - self._heard)
+
     def look(self) -> WatchView:
-        """One round, to be made soon after each quarter-hour.
+        """One round, to be made soon after each quarter-hour, and where it `is_called`.
 
         A round whose `keep` was not called is made again by the next process: its alarms are told twice, not never.
 
@@ -150,6 +158,8 @@ class KeptWatch:
             RankwellError: It can't be made; the next one may.
         """
         now_us, before = self._now_us(), self._round.alarms.standing
+        if self._mitigation is not None:
+            self._heard = self._mitigation.words()
         report = self._round.after(now_us=now_us, known_bundles=self._known_bundles())
         report = replace(report, decisions=self._mitigated(report.readings))
         standing = self._round.alarms.standing

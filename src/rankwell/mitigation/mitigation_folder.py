@@ -88,6 +88,12 @@ class MitigationFolder:
         """The kill switch: touch it to take back what is in force, delete it to go on."""
         return self._own / _STOP
 
+    def words(self) -> frozenset[str]:
+        """What people have put down for the loop, by the names of the files: the kill switch, approvals, refusals."""
+        proposals = self._own / _PROPOSALS
+        said = [*proposals.glob("*.approved"), *proposals.glob("*.refused"), *self._own.glob(_STOP)]
+        return frozenset(path.name for path in said)
+
     def look(
         self,
         readings: Sequence[Reading],
