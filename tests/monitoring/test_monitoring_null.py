@@ -11,7 +11,7 @@ from rankwell.monitoring.baseline import LastDay, SameHours
 from rankwell.monitoring.divergences import js_divergence, psi
 from rankwell.monitoring.judgement import learned_shares
 from rankwell.monitoring.null_bootstrap import bootstrap_null
-from rankwell.monitoring.null_divergence import Spread, detectable_psi, psi_null, psi_of_shares
+from rankwell.monitoring.null_divergence import KL, PSI, Divergence, Spread, detectable_divergence, divergence_null
 from rankwell.monitoring.null_spread import Dispersion, NullSpread, PastWindows
 from rankwell.monitoring.null_tail import NullTail
 from rankwell.monitoring.pane_layout import CategoricalBins
@@ -53,15 +53,16 @@ def test_no_chance_and_no_values_are_refused() -> None:
                        num_current=1, num_reference=1, seed=0)  # fmt: skip
 
 
+@pytest.mark.parametrize("divergence", [PSI, KL], ids=["psi", "kl"])
 @pytest.mark.parametrize("num_requests", [60, 200, 2000])
-def test_psi_of_requests_of_equal_rows_is_as_its_null_says(num_requests: int) -> None:
+def test_a_divergence_of_requests_of_equal_rows_is_as_its_null_says(num_requests: int, divergence: Divergence) -> None:
     """8 rows a request, all in one bin: 300,000 windows drawn, their far quantiles have the chance they should."""
     shares_B = np.array([0.3, 0.2, 0.2, 0.1, 0.1, 0.05, 0.05])
     rng = np.random.default_rng(0)
     counts_RB = 8 * rng.multinomial(num_requests, shares_B, size=300_000)
     current_RB = (counts_RB + 0.5) / (8 * num_requests + 3.5)
-    values_R = psi_of_shares(shares_B, current_RB.astype(np.float64))
-    tail = psi_null(shares_B, np.array(8.0 * num_requests), equal_spread(6, 1 / num_requests))
+    values_R = divergence.of_shares(shares_B, current_RB.astype(np.float64))
+    tail = divergence_null(divergence, shares_B, np.array(8.0 * num_requests), equal_spread(6, 1 / num_requests))
     assert float(tail.mean) == pytest.approx(values_R.mean(), rel=0.03)
     assert float(tail.deviation) == pytest.approx(values_R.std(), rel=0.08)
     for chance in (1e-2, 1e-3, 1e-4):
@@ -76,7 +77,7 @@ def test_the_bootstrap_of_requests_agrees_with_the_null_of_clusters() -> None:
     values_R = bootstrap_null(psi, bins, counts_QB, num_current=100, num_reference=2000, seed=1, num_draws=2000)
     # By hand: two directions of variance 8 rows·(1/800 + 1/16,000), and three bins that neither has rows in.
     shares_B = (16_000 * np.array([0.5, 0.3, 0.2, 0, 0, 0]) + 0.5) / 16_003
-    tail = psi_null(shares_B, np.array(800.0), equal_spread(2, 8 * (1 / 800 + 1 / 16_000)))
+    tail = divergence_null(PSI, shares_B, np.array(800.0), equal_spread(2, 8 * (1 / 800 + 1 / 16_000)))
     assert values_R.mean() == pytest.approx(float(tail.mean), rel=0.07)
     assert values_R.std() == pytest.approx(float(tail.deviation), rel=0.1)
     assert 0.005 < float(tail.p_value(np.quantile(values_R, 0.99))) < 0.02
@@ -86,16 +87,17 @@ def test_the_bootstrap_of_requests_agrees_with_the_null_of_clusters() -> None:
     assert 0 < others_R.max() < values_R.max()
 
 
-def test_what_is_detectable_is_detected_four_times_of_five() -> None:
+@pytest.mark.parametrize("divergence", [PSI, KL], ids=["psi", "kl"])
+def test_what_is_detectable_is_detected_four_times_of_five(divergence: Divergence) -> None:
     shares_B, num = np.full(10, 0.1), 2000
     spread = equal_spread(9, 1 / num)
-    tail = psi_null(shares_B, np.array(float(num)), spread)
+    tail = divergence_null(divergence, shares_B, np.array(float(num)), spread)
     limit = tail.limit(1e-4)
-    wanted = float(detectable_psi(tail, limit, spread))
+    wanted = float(detectable_divergence(divergence, tail, limit, spread))
     step_B = np.tile([1.0, -1.0], 5)
-    moved_B = shares_B * (1 + step_B * wanted**0.5)  # Σ δ²/p = wanted
+    moved_B = shares_B * (1 + step_B * (wanted / divergence.weight) ** 0.5)  # weight · Σ δ²/p = wanted
     rng = np.random.default_rng(0)
-    found_R = psi_of_shares(shares_B, (rng.multinomial(num, moved_B, size=5000) + 0.5) / (num + 5))
+    found_R = divergence.of_shares(shares_B, (rng.multinomial(num, moved_B, size=5000) + 0.5) / (num + 5))
     assert 0.74 < float((found_R > limit).mean()) < 0.86
 
 

@@ -14,7 +14,7 @@ from rankwell.monitoring.alarm_runs import AlarmRuns
 from rankwell.monitoring.alarm_threshold import AlarmPromise
 from rankwell.monitoring.baseline import Baseline, LastDay, SameHours
 from rankwell.monitoring.calibration_watch import CalibrationWatch
-from rankwell.monitoring.divergences import psi
+from rankwell.monitoring.divergences import kl_divergence, psi
 from rankwell.monitoring.drift_watch import DriftWatch
 from rankwell.monitoring.flat_rows import FlatRows
 from rankwell.monitoring.moment_shifts import mean_shift
@@ -61,7 +61,7 @@ def test_it_finds_what_moved_and_where(baseline: Baseline, num_days: int) -> Non
 
 def test_its_numbers_are_those_of_the_statistics() -> None:
     held = pane(2, shift=0.3)
-    for reading in DriftWatch(LAYOUT).readings(held, 2 * DAY_US):
+    for reading in DriftWatch(LAYOUT, kl_too=True).readings(held, 2 * DAY_US):
         before = held.between(2 * DAY_US - 25 * HOUR_US, 2 * DAY_US - HOUR_US)
         segment = None if reading.segment == ALL_ROWS else reading.segment
         counts = before.column(reading.column, segment=segment)
@@ -69,8 +69,25 @@ def test_its_numbers_are_those_of_the_statistics() -> None:
         assert (reading.num_rows, reading.num_reference_rows) == (now.num_rows, counts.num_rows)
         if reading.name == "psi":
             assert reading.value == pytest.approx(psi(counts, now), rel=1e-9)
+        elif reading.name == "kl":
+            assert reading.value == pytest.approx(kl_divergence(counts, now), rel=1e-9)
         else:
             assert reading.value == pytest.approx(mean_shift(counts, now), rel=0.02, abs=1e-3)
+
+
+def test_kl_stands_beside_psi_with_a_limit_of_its_own_and_takes_nothing_of_the_promise() -> None:
+    held = pane(2, shift=1.0)
+    alone = DriftWatch(LAYOUT).readings(held, 2 * DAY_US)
+    readings = DriftWatch(LAYOUT, kl_too=True).readings(held, 2 * DAY_US)
+    assert [reading for reading in readings if reading.name != "kl"] == alone
+    psi_of = {(one.column, one.segment, one.window_s): one for one in alone if one.name == "psi"}
+    beside = [reading for reading in readings if reading.name == "kl"]
+    assert len(beside) == len(psi_of)
+    assert not any(reading.is_alarm for reading in beside)
+    for reading in beside:
+        other = psi_of[reading.column, reading.segment, reading.window_s]
+        assert reading.limit == pytest.approx(other.limit / 2, rel=0.25)
+        assert (reading.value > reading.limit) == other.is_alarm
 
 
 def test_older_panes_may_be_of_whole_quarter_hours() -> None:

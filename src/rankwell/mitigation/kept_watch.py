@@ -263,7 +263,7 @@ class KeptWatch:
             self._mitigation = MitigationFolder(self.settings.deployed, plan, now_us=self._now_us, say=self._problem)
         rounds = WatchRound(
             self._watch,
-            DriftWatch(layout, promise=promise),
+            DriftWatch(layout, promise=promise, kl_too=True),
             CalibrationWatch(_VIEWS * len(segments), promise),
             rates=RateWatch(layout.segments, promise=promise),
         )

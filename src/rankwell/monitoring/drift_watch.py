@@ -24,6 +24,7 @@ from rankwell.monitoring.judgement import (
     learned_mean,
     learned_shares,
 )
+from rankwell.monitoring.null_divergence import KL, PSI, Divergence
 from rankwell.monitoring.pane import MINUTE_US, Pane
 from rankwell.monitoring.pane_layout import CategoricalBins, PaneLayout
 from rankwell.monitoring.reading import Reading
@@ -47,6 +48,7 @@ _Floats = NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class _Test:
     name: str
+    divergence: Divergence | None
     column: str
     num_current: int
     judgement: Judgement
@@ -71,6 +73,9 @@ class DriftWatch:
         baseline: `LastDay`, or `SameHours` where panes of a week or two are held.
         promise: One false alarm of all columns, segments, statistics and both windows in so many days.
         means_too: Whether means are tested, too; else PSI alone.
+        kl_too: Whether the Kullback-Leibler divergence is read beside PSI, for people to look at: with a limit of its
+            own, at the same chance, but never an alarm. It is half of PSI and a little; a second test would cost much
+            and find nothing.
 
     >>> from rankwell.monitoring.pane_layout import NumericBins
     >>> watch = DriftWatch(PaneLayout(columns=(NumericBins(name="years", edges=(2.0,)),)))
@@ -83,6 +88,7 @@ class DriftWatch:
     baseline: Baseline = field(default_factory=LastDay)
     promise: AlarmPromise = field(default_factory=AlarmPromise)
     means_too: bool = True
+    kl_too: bool = False
 
     @property
     def held_us(self) -> int:
@@ -115,7 +121,7 @@ class DriftWatch:
             for column in history.columns.values()
             for test in self._tests(column, now_us, num_current)
         ]
-        num_tests = sum(int(test.judgement.is_judged_S.sum()) for test in tests)
+        num_tests = sum(int(test.judgement.is_judged_S.sum()) for test in tests if test.divergence is not KL)
         level = self.promise.level(num_tests, num_standing=num_standing)
         return [reading for test in tests for reading in _readings(test, history.segments, now_us, level)]
 
@@ -124,10 +130,12 @@ class DriftWatch:
         compared = self.baseline.compared(counts_TSB, counts_TSB.sum(axis=-1), now_us, num_current=num_current)
         null = learned_shares(compared, _of_last_day(column.shares))
         sizes = compared.num_rows_S, compared.num_reference_S
-        judgement = judged_shares(
-            null, compared.current_SX, sizes[0], compared.reference_SX, sizes[1], compared.num_days_S
-        )
-        yield _Test("psi", column.bins.name, num_current, judgement, *sizes)
+        for divergence in (PSI, KL) if self.kl_too else (PSI,):
+            judgement = judged_shares(
+                null, compared.current_SX, sizes[0], compared.reference_SX, sizes[1], compared.num_days_S,
+                divergence=divergence,
+            )  # fmt: skip
+            yield _Test(divergence.name, divergence, column.bins.name, num_current, judgement, *sizes)
         if isinstance(column.bins, CategoricalBins) or not self.means_too:
             return
         values_TS = counts_TSB[..., :-1].sum(axis=-1)
@@ -139,14 +147,14 @@ class DriftWatch:
         judgement = judged_mean(
             null, compared.current_SX[:, 0], sizes[0], total_S, sizes[1], compared.num_days_S, variance_S
         )
-        yield _Test("mean_shift", column.bins.name, num_current, judgement, *sizes)
+        yield _Test("mean_shift", None, column.bins.name, num_current, judgement, *sizes)
 
 
 def _readings(test: _Test, segments: tuple[int, ...], now_us: int, level: float) -> Iterator[Reading]:
     judgement = test.judgement
     value_S, limit_S, p_value_S = judgement.value_S, judgement.limit(level), judgement.p_value_S
-    if test.name == "psi":
-        detectable_S, unit = detectable_shares(judgement, limit_S), "nats"
+    if test.divergence is not None:
+        detectable_S, unit = detectable_shares(judgement, limit_S, divergence=test.divergence), "nats"
     else:
         detectable_S, unit = detectable_step(judgement, limit_S), "standard deviations"
         value_S, limit_S = np.sqrt(value_S), np.sqrt(limit_S)
@@ -165,7 +173,7 @@ def _readings(test: _Test, segments: tuple[int, ...], now_us: int, level: float)
             num_reference_rows=int(test.num_reference_S[place]),
             window_start_us=now_us - test.num_current * TICK_US,
             window_end_us=now_us,
-            is_alarm=is_judged and bool(value_S[place] > limit_S[place]),
+            is_alarm=is_judged and test.divergence is not KL and bool(value_S[place] > limit_S[place]),
         )
 
 

@@ -17,10 +17,11 @@ from rankwell.monitoring.drift import HALF
 from rankwell.monitoring.null_divergence import (
     LEAST_CLUSTERS,
     LEAST_PER_DIRECTION,
+    PSI,
+    Divergence,
     Spread,
-    detectable_psi,
-    psi_null,
-    psi_of_shares,
+    detectable_divergence,
+    divergence_null,
 )
 from rankwell.monitoring.null_spread import Dispersion, NullSpread, PastWindows
 from rankwell.monitoring.null_tail import NullTail
@@ -40,7 +41,7 @@ class Judgement:
     """One statistic of windows, with its null.
 
     Args:
-        value_S: PSI; or the squared step of a mean, in variances of the reference.
+        value_S: A divergence; or the squared step of a mean, in variances of the reference.
         tail: How it is distributed when nothing has changed.
         spread: By what.
         is_judged_S: Whether there are enough independent rows in the window, and any in the reference.
@@ -78,21 +79,25 @@ def judged_shares(
     reference_SB: _Floats,
     num_reference_S: _Floats,
     num_days_S: _Floats,
+    *,
+    divergence: Divergence = PSI,
 ) -> Judgement:
-    """PSI of windows and their references.
+    """A divergence of windows and their references.
 
     Args:
         null: That `learned_shares` learned.
         current_SB, num_rows_S: Counts of the windows, and their rows.
         reference_SB, num_reference_S: Those of their references.
         num_days_S: How many days, or windows, are in the references.
+        divergence: Which.
     """
     spread = null.of_window(num_rows_S, num_reference_S, num_days_S)
     current_SB, reference_SB = _smoothed(current_SB, num_rows_S), _smoothed(reference_SB, num_reference_S)
-    tail = psi_null(reference_SB, np.maximum(num_rows_S, 1.0), spread, num_reference_S=num_reference_S)
-    return Judgement(
-        psi_of_shares(reference_SB, current_SB), tail, spread, _is_judged(null, num_rows_S, num_reference_S, 1.0)
+    tail = divergence_null(
+        divergence, reference_SB, np.maximum(num_rows_S, 1.0), spread, num_reference_S=num_reference_S
     )
+    is_judged_S = _is_judged(null, num_rows_S, num_reference_S, 1.0)
+    return Judgement(divergence.of_shares(reference_SB, current_SB), tail, spread, is_judged_S)
 
 
 def learned_mean(compared: Compared, looseness: Looseness) -> NullSpread:
@@ -138,10 +143,10 @@ def judged_mean(
     return Judgement(step_S**2 / variance_S, tail, spread, is_judged_S)
 
 
-def detectable_shares(judgement: Judgement, limit_S: _Floats) -> _Floats:
-    """The least PSI that the windows show with a chance of .8, at a limit."""
+def detectable_shares(judgement: Judgement, limit_S: _Floats, *, divergence: Divergence = PSI) -> _Floats:
+    """The least divergence that the windows show with a chance of .8, at a limit."""
     finite_S = np.where(np.isfinite(limit_S), limit_S, 0.0)
-    found_S = detectable_psi(judgement.tail, finite_S, judgement.spread, power=_POWER)
+    found_S = detectable_divergence(divergence, judgement.tail, finite_S, judgement.spread, power=_POWER)
     return np.where(np.isfinite(limit_S), found_S, np.inf)
 
 

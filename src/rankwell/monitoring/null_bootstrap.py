@@ -34,7 +34,7 @@ def bootstrap_null(
     """Values of a statistic between two windows of whole requests that were drawn from one and the same sample.
 
     Both windows are drawn with replacement, each of as many requests as are asked for. `NullTail.of_values` of them
-    goes on where the draws end; where requests are many, `psi_null` gives the same for nothing.
+    goes on where the draws end; where requests are many, `divergence_null` gives the same for nothing.
 
     Args:
         statistic: A distance of (reference, current).

@@ -1,10 +1,11 @@
-"""The null of PSI for nothing: its cumulants when counts come in clusters, at any size.
+"""The null of a divergence for nothing: its cumulants when counts come in clusters, at any size.
 
 Letters in names: S segments, or any leading axes · B bins · J numbers of clusters in a bin.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -15,7 +16,10 @@ from scipy.special import gammaln, ndtri
 from rankwell.monitoring.drift import HALF
 from rankwell.monitoring.null_tail import NullTail
 
-__all__ = ["LEAST_CLUSTERS", "LEAST_PER_DIRECTION", "Spread", "detectable_psi", "psi_null", "psi_of_shares"]
+__all__ = [
+    "KL", "LEAST_CLUSTERS", "LEAST_PER_DIRECTION", "PSI", "Divergence", "Spread", "detectable_divergence",
+    "divergence_null",
+]  # fmt: skip
 
 LEAST_CLUSTERS: Final = 10.0
 """With fewer independent rows in a window, nobody can say what is far."""
@@ -50,28 +54,61 @@ class Spread:
     scale_error_S: _Floats
 
 
-def psi_of_shares(reference_SB: _Floats, current_SB: _Floats) -> _Floats:
-    """`psi` of smoothed shares, for many at once.
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Divergence:
+    """A distance of shares that near its null is a multiple of Σ (q − p)² / p, summed up bin by bin.
 
-    >>> float(psi_of_shares(np.array([0.5, 0.5]), np.array([0.5, 0.5])))
-    0.0
+    Args:
+        name: Of its readings.
+        terms: Of shares of the reference and of the window: what each bin adds, 0 and level where they are equal.
+        weight: The multiple.
+
+    >>> shares_B, moved_B = np.array([0.5, 0.5]), np.array([0.6, 0.4])
+    >>> [round(float(one.of_shares(shares_B, moved_B)), 4) for one in (PSI, KL)]
+    [0.0405, 0.0201]
     """
-    return np.asarray(((current_SB - reference_SB) * np.log(current_SB / reference_SB)).sum(axis=-1))
+
+    name: str
+    terms: Callable[[_Floats, _Floats], _Floats]
+    weight: float
+
+    def of_shares(self, reference_SB: _Floats, current_SB: _Floats) -> _Floats:
+        """`psi` or `kl_divergence` of smoothed shares, for many at once."""
+        return np.asarray(self.terms(reference_SB, current_SB).sum(axis=-1))
 
 
-def psi_null(
-    reference_SB: _Floats, num_rows_S: _Floats, spread: Spread, *, num_reference_S: _Floats | float = np.inf
+def _psi_terms(reference_SB: _Floats, current_SB: _Floats) -> _Floats:
+    return (current_SB - reference_SB) * np.log(current_SB / reference_SB)
+
+
+def _kl_terms(reference_SB: _Floats, current_SB: _Floats) -> _Floats:
+    return current_SB * np.log(current_SB / reference_SB) - (current_SB - reference_SB)
+
+
+PSI: Final = Divergence("psi", _psi_terms, 1.0)
+KL: Final = Divergence("kl", _kl_terms, 0.5)
+
+
+def divergence_null(
+    divergence: Divergence,
+    reference_SB: _Floats,
+    num_rows_S: _Floats,
+    spread: Spread,
+    *,
+    num_reference_S: _Floats | float = np.inf,
 ) -> NullTail:
-    """How PSI of so many rows is distributed when their shares are those of the reference, but for the spread.
+    """How a divergence of so many rows is distributed when their shares are those of the reference, but for the spread.
 
     Rows come in clusters of φ = n·Σ variances / d rows of one bin, d directions: φ = 1 of independent rows, 8 of
     requests of 8 rows alike. The number of clusters in a bin is taken as Poisson, and their sum as given: with the
     term t_b of each bin, ``κ_2 = Σ_b Var(t_b − β·k_b) − 2a²`` and the like, where β and a are the linear and the
     quadratic dependence on the sum. Where clusters are many in each bin these are the cumulants of a weighted sum of
-    squares, ``2^(r−1)·(r−1)!·Σ variances^r``; where they are few they hold the half count, the logarithm and the empty
-    bins. Directions of unequal variance raise the second and third as they do in the limit.
+    squares, ``(2·weight)^r·(r−1)!/2·Σ variances^r``; where they are few they hold the half count, the logarithm and the
+    empty bins. Directions of unequal variance raise the second and third as they do in the limit.
 
     Args:
+        divergence: Which.
         reference_SB: Smoothed shares of the reference, above 0.
         num_rows_S: Rows of the window, above 0.
         spread: Of the window around the reference.
@@ -83,7 +120,7 @@ def psi_null(
 
     >>> shares_B = np.full(4, 0.25)
     >>> spread = Spread(np.array(3.0), *(np.array(3 * 1e-5**power) for power in (1, 2, 3)), np.zeros(()))
-    >>> tail = psi_null(shares_B, np.array(100_000.0), spread)
+    >>> tail = divergence_null(PSI, shares_B, np.array(100_000.0), spread)
     >>> round(float(tail.limit(0.001)) * 100_000, 1)  # χ² of 3 degrees of freedom
     16.3
 
@@ -111,7 +148,7 @@ def psi_null(
 
     shares_SBJ = (cluster_S[..., None, None] * clusters_SBJ + HALF) / (num_rows_S1 + HALF * num_bins)[..., None]
     reference_SB1 = reference_SB[..., None]
-    terms_SBJ = (shares_SBJ - reference_SB1) * np.log(shares_SBJ / reference_SB1)
+    terms_SBJ = divergence.terms(reference_SB1, shares_SBJ)
     mean_term_SB = (chance_SBJ * terms_SBJ).sum(axis=-1)
     terms_SBJ -= mean_term_SB[..., None]
     steps_SBJ = clusters_SBJ - (chance_SBJ * clusters_SBJ).sum(axis=-1, keepdims=True)
@@ -135,25 +172,29 @@ def psi_null(
     )
 
 
-def detectable_psi(tail: NullTail, limit_S: _Floats, spread: Spread, *, power: float = 0.8) -> _Floats:
-    """The least PSI between the two worlds that a window shows with so much chance.
+def detectable_divergence(
+    divergence: Divergence, tail: NullTail, limit_S: _Floats, spread: Spread, *, power: float = 0.8
+) -> _Floats:
+    """The least divergence between the two worlds that a window shows with so much chance.
 
     A shift of δ in truth raises the mean of the statistic by δ and its variance by 4·δ·v, v the mean variance of a
-    direction weighted by itself: δ solves ``mean + δ − z·√(deviation² + 4·δ·v) = limit``.
+    direction weighted by itself, times the divergence's weight: δ solves
+    ``mean + δ − z·√(deviation² + 4·δ·v) = limit``.
 
     Args:
+        divergence: Which.
         tail: Of the statistic when nothing has changed.
         limit_S: Above it there is an alarm.
         spread: Of the window around the reference.
         power: The chance to find it.
 
     >>> spread = Spread(np.array(3.0), *(np.array(3 * 1e-5**power) for power in (1, 2, 3)), np.zeros(()))
-    >>> tail = psi_null(np.full(4, 0.25), np.array(100_000.0), spread)
-    >>> round(float(detectable_psi(tail, tail.limit(0.05), spread)) * 100_000, 1)  # non-central χ²: 10.9
+    >>> tail = divergence_null(PSI, np.full(4, 0.25), np.array(100_000.0), spread)
+    >>> round(float(detectable_divergence(PSI, tail, tail.limit(0.05), spread)) * 100_000, 1)  # non-central χ²: 10.9
     10.7
     """
     z = float(ndtri(power))
     away_S = limit_S - tail.mean
-    by_direction_S = spread.squares_S / np.where(spread.total_S > 0, spread.total_S, 1.0)
+    by_direction_S = divergence.weight * spread.squares_S / np.where(spread.total_S > 0, spread.total_S, 1.0)
     half_S = away_S + 2 * z * z * by_direction_S
     return np.asarray(half_S + np.sqrt(np.maximum(half_S**2 - away_S**2 + z * z * tail.deviation**2, 0.0)))
