@@ -63,6 +63,15 @@ def test_rows_of_the_bundle_before_say_nothing_of_the_one_that_answers(tmp_path:
     assert not MitigationLoop(PLAN).after(state, newer, world.now_us)[0].history[-1].offsets
 
 
+def test_an_alarm_about_rows_of_the_bundle_before_opens_no_incident(tmp_path: Path) -> None:
+    world = World(tmp_path, error=lambda _: {3: math.log(3.0)})
+    world.run(30)
+    seen = Seen(readings=world.readings(world.now_us), outcomes=world.outcomes, settled_us=world.now_us, bundle_id="b")
+    assert MitigationLoop(PLAN).after(LoopState(), seen, world.now_us)[0].phase == "in_force"
+    newer = replace(seen, answers_since_us=world.now_us)
+    assert MitigationLoop(PLAN).after(LoopState(), newer, world.now_us) == (LoopState(bundle_id="b"), ())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("clicks", "least"), [(50, 0.3), (100, 0.3), (200, 0.5), (400, 0.8), (800, 0.8), (1600, 0.9)])
 def test_how_often_so_much_traffic_brings_a_segment_within_5_percent_in_the_second_window(

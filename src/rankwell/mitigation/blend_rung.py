@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, final
 
 from rankwell.mitigation.blend import drift_intensity
-from rankwell.mitigation.evidence import SURE, is_beyond
+from rankwell.mitigation.evidence import SURE
 from rankwell.mitigation.mitigation_state import DecisionKind, LoopState
 from rankwell.mitigation.rung import Rung, applied_as_proposed
 from rankwell.mitigation.turn import Decided, Turn
@@ -39,9 +39,9 @@ class BlendRung(Rung):
     def in_force(self, turn: Turn, state: LoopState) -> Decided:
         """See `Rung`."""
         plan = turn.plan
-        judged, expected_G = turn.evidence(state).of_now()
+        judged = turn.evidence(state).of_now()
         accused_G = plan.is_in({*state.accused})
-        moved_G = ~accused_G & is_beyond(judged, _MOST_MOVED, SURE + 1)
+        moved_G = ~accused_G & judged.is_beyond(_MOST_MOVED, SURE + 1)
         if moved_G.any():
             reason = f"{plan.named(moved_G)}, which no alarm named, is off by more than {_MOST_MOVED:.0%}"
             return turn.escalated(state, reason)
@@ -51,8 +51,8 @@ class BlendRung(Rung):
             return turn.ended(state, "the drift is over")
         if following != weight:
             return _applied(turn, state, following, "adjust")
-        is_enough = bool(accused_G.any() and (expected_G[accused_G] >= plan.verify_clicks).all())
-        if is_enough and (is_beyond(judged, plan.tolerance) & accused_G).any():
+        is_enough = bool(accused_G.any() and (judged.expected_G[accused_G] >= plan.verify_clicks).all())
+        if is_enough and (judged.is_beyond(plan.tolerance) & accused_G).any():
             return turn.escalated(state, "the other bundle does not suffice")
         return turn.renewed(state)
 

@@ -13,19 +13,22 @@ from typing import Final, final
 import numpy as np
 from numpy.typing import NDArray
 
+from rankwell.evaluation.calibration_sums import CalibrationSums
 from rankwell.mitigation.bias_correction import NeededOffsets, ServedSpan, needed_offsets
 from rankwell.mitigation.mitigation_plan import MitigationPlan
 from rankwell.mitigation.mitigation_state import LoopState
 from rankwell.monitoring.outcome_pane import OutcomePane
 from rankwell.monitoring.reading import Reading
 
-__all__ = ["SURE", "Evidence", "Seen", "is_beyond", "served_spans"]
+__all__ = ["SURE", "AsServed", "Evidence", "Seen", "served_spans"]
 
 SURE: Final = 2.0
 """Standard errors beyond which a verdict is given."""
 
 _MINUTE_US: Final = 60_000_000
 _MOST_NAMED: Final = 5
+_HALF: Final = 0.5
+"""Of a click, so that segments without any have a ratio."""
 
 _Floats = NDArray[np.float64]
 _Booleans = NDArray[np.bool_]
@@ -92,6 +95,45 @@ def served_spans(plan: MitigationPlan, state: LoopState, seen: Seen, from_us: in
 
 
 @final
+@dataclass(frozen=True, slots=True, eq=False)
+class AsServed:
+    """Rows as they are served now, by segment.
+
+    Args:
+        lacking: What their probabilities lack, in log-odds.
+        sums: Of them.
+
+    >>> sums = CalibrationSums.of([.4] * 900, [1] * 400 + [0] * 500, [1] * 900, request_C=range(900))
+    >>> nothing = NeededOffsets(np.zeros(1), np.ones(1), np.zeros(1))
+    >>> AsServed(nothing, sums).ratio_G.round(3).tolist(), AsServed(nothing, sums).is_beyond(.05).tolist()
+    ([0.9], [False])
+    """
+
+    lacking: NeededOffsets
+    sums: CalibrationSums
+
+    @property
+    def expected_G(self) -> _Floats:
+        """The clicks they promise."""
+        return self.sums.predicted_G
+
+    @property
+    def ratio_G(self) -> _Floats:
+        """Promised over observed, half a click added to both."""
+        return (self.sums.predicted_G + _HALF) / (self.sums.observed_G + _HALF)
+
+    def is_beyond(self, tolerance: float, sure: float = SURE) -> _Booleans:
+        """Whether a segment's ratio is out of the tolerance by more than so many standard errors.
+
+        The error of its logarithm is √v / O, v = Σ_q (y_q − p_q)² of whole requests at the ratio that was observed, and
+        not less than O, the clicks.
+        """
+        observed_G = self.sums.observed_G + _HALF
+        noise_G = np.sqrt(np.maximum(self.sums.residual_squared(1 / self.ratio_G), observed_G)) / observed_G
+        return np.asarray(np.abs(np.log(self.ratio_G)) > math.log1p(tolerance) + sure * noise_G)
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What rows since the onset of an incident say, of the bundle that answers and no older than the plan's memory.
@@ -121,16 +163,11 @@ class Evidence:
         target_G = bias.targets(needed, in_force_G, self.plan.is_in({*self.state.accused}))
         return bias.stepped(np.where(self.plan.is_in({*self.state.barred}), 0.0, target_G), in_force_G)
 
-    def of_now(self, from_us: int = 0) -> tuple[NeededOffsets, _Floats]:
-        """What probabilities lack as they are served now, and the clicks they promise.
-
-        Args:
-            from_us: No rows from before it; by default all that were served under what is in force.
-        """
-        from_us = max(from_us, self._remembered_us)
-        span = served_spans(self.plan, self.state, self.seen, from_us)[-1]
-        as_served = ServedSpan(np.zeros(len(self.plan.segments)), span.sums, span.grid)
-        return needed_offsets([as_served]), span.sums.predicted_G
+    def of_now(self) -> AsServed:
+        """The rows that were served under what is in force."""
+        span = served_spans(self.plan, self.state, self.seen, self._remembered_us)[-1]
+        uncorrected = ServedSpan(np.zeros(len(self.plan.segments)), span.sums, span.grid)
+        return AsServed(needed_offsets([uncorrected]), span.sums)
 
     def newest_window_us(self) -> int:
         """Where the newest window of settled rows begins."""
@@ -153,11 +190,6 @@ class Evidence:
     @property
     def _remembered_us(self) -> int:
         return max(self.seen.settled_us - self.plan.memory_us, self.seen.answers_since_us, 0)
-
-
-def is_beyond(judged: NeededOffsets, tolerance: float, sure: float = SURE) -> _Booleans:
-    """Whether a segment's ratio is out of the tolerance by more than so many standard errors."""
-    return np.asarray(np.abs(judged.needed_G) > math.log1p(tolerance) + sure * judged.noise_G)
 
 
 def _ceiled(time_us: int) -> int:

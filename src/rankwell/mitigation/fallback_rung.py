@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import final
 
-from rankwell.mitigation.evidence import is_beyond
 from rankwell.mitigation.mitigation_state import InForce, LoopState
 from rankwell.mitigation.rung import Rung
 from rankwell.mitigation.turn import Decided, Turn, decided
@@ -51,10 +50,10 @@ class FallbackRung(Rung):
     def in_force(self, turn: Turn, state: LoopState) -> Decided:
         """See `Rung`."""
         plan = turn.plan
-        judged, expected_G = turn.evidence(state).of_now()
+        judged = turn.evidence(state).of_now()
         accused_G = plan.is_in({*state.accused})
-        is_enough = bool(accused_G.any() and (expected_G[accused_G] >= plan.verify_clicks).all())
-        is_off = bool((is_beyond(judged, plan.tolerance) & accused_G).any())
+        is_enough = bool(accused_G.any() and (judged.expected_G[accused_G] >= plan.verify_clicks).all())
+        is_off = bool((judged.is_beyond(plan.tolerance) & accused_G).any())
         if is_enough and not is_off:
             return turn.quiet(state, "keep", "the previous bundle is calibrated")
         if is_enough or turn.now_us >= state.verify_by_us:

@@ -11,8 +11,8 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from rankwell.mitigation.bias_correction import NeededOffsets, needed_offsets
-from rankwell.mitigation.evidence import SURE, is_beyond, served_spans
+from rankwell.mitigation.bias_correction import needed_offsets
+from rankwell.mitigation.evidence import SURE, AsServed, served_spans
 from rankwell.mitigation.mitigation_state import Decision, DecisionKind, LoopState
 from rankwell.mitigation.rung import Rung, applied_as_proposed
 from rankwell.mitigation.turn import Decided, Turn
@@ -28,8 +28,8 @@ class OffsetRung(Rung):
     """Offsets that follow what clicks say.
 
     They are judged by rows that were served under them alone: with a the log-odds that are lacking under an offset o,
-    it does harm if |a| > |a + o| beyond doubt, a + o being what would be lacking without it; and it suffices if |a| is
-    within the tolerance.
+    it does harm if |a| > |a + o| beyond doubt, a + o being what would be lacking without it; and it suffices if their
+    ratio is within the tolerance.
     """
 
     def watching(self, turn: Turn, state: LoopState) -> Decided:
@@ -53,11 +53,11 @@ class OffsetRung(Rung):
     def in_force(self, turn: Turn, state: LoopState) -> Decided:
         """See `Rung`."""
         plan = turn.plan
-        judged, expected_G = turn.evidence(state).of_now()
+        judged = turn.evidence(state).of_now()
         offsets_G = turn.evidence(state).offsets_G
         is_on_G = offsets_G != 0
-        without_G = judged.needed_G + offsets_G
-        does_harm_G = is_on_G & (np.abs(judged.needed_G) - np.abs(without_G) > 2 * SURE * judged.noise_G)
+        lacking_G, without_G = judged.lacking.needed_G, judged.lacking.needed_G + offsets_G
+        does_harm_G = is_on_G & (np.abs(lacking_G) - np.abs(without_G) > 2 * SURE * judged.lacking.noise_G)
         if does_harm_G.any() and not state.is_verified:
             reason = f"with its offset {plan.named(does_harm_G)} is farther off than without"
             barred = {*state.barred, *np.array(plan.segments)[does_harm_G].tolist()}
@@ -72,8 +72,8 @@ class OffsetRung(Rung):
         next_G = evidence.next_offsets(needed)
         if not next_G.any():
             return turn.ended(state, "clicks are as expected without it")
-        is_enough = bool((expected_G[is_on_G] >= plan.verify_clicks).all())
-        is_off_G = is_on_G & is_beyond(judged, plan.tolerance)
+        is_enough = bool((judged.expected_G[is_on_G] >= plan.verify_clicks).all())
+        is_off_G = is_on_G & judged.is_beyond(plan.tolerance)
         if is_enough and not is_off_G.any():
             state = state.model_copy(update={"num_adjusted": 0})
         noise_G = np.where(np.isfinite(needed.noise_G), needed.noise_G, 0.0)
@@ -97,15 +97,13 @@ def _applied(turn: Turn, state: LoopState, offsets_G: _Floats, kind: DecisionKin
     return turn.applied(state.model_copy(update={"num_adjusted": state.num_adjusted + 1}), correction, kind)
 
 
-def _kept(turn: Turn, state: LoopState, judged: NeededOffsets, is_on_G: _Booleans, *, is_enough: bool) -> Decided:
+def _kept(turn: Turn, state: LoopState, judged: AsServed, is_on_G: _Booleans, *, is_enough: bool) -> Decided:
     decisions: tuple[Decision, ...] = ()
     if is_enough and not state.is_verified:
         reason = f"{turn.plan.named(is_on_G)} is within {turn.plan.tolerance:.0%}, as far as clicks tell"
-        odds = {
-            f"odds/{turn.plan.segments[g]}": math.exp(-judged.needed_G[g]) for g in np.flatnonzero(is_on_G).tolist()
-        }
+        ratios = {f"ratio/{turn.plan.segments[g]}": float(judged.ratio_G[g]) for g in np.flatnonzero(is_on_G).tolist()}
         verified = state.model_copy(update={"is_verified": True})
-        state, decisions = turn.decided(verified, "keep", reason, state.correction, numbers=odds)
+        state, decisions = turn.decided(verified, "keep", reason, state.correction, numbers=ratios)
     if state.is_verified or turn.now_us < state.verify_by_us:
         state, more = turn.renewed(state)
         decisions += more
