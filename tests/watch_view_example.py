@@ -67,6 +67,7 @@ def view(**changes: Any) -> WatchView:
     over = AlarmRun("psi", "<b>pay</b>", ALL_ROWS, NOW_US - 9 * TICK_US, NOW_US - 5 * TICK_US)
     readings = (
         reading("psi", "years", 7, 0.31, 0.12),
+        reading("kl", "years", 7, 0.15, 0.06, is_alarm=False),
         reading("psi", "years", 3, 0.01, 0.12),
         reading("psi", "<b>pay</b>", 3, math.nan, math.inf, num_rows=0),
         reading("calibration_served", "click", 7, 30.0, 9.0, window_start_us=NOW_US - 6 * TICK_US),

@@ -19,8 +19,9 @@ import pytest
 
 import watch_view_example as example
 from rankwell.app.dashboard import Dashboard
-from rankwell.app.dashboard_chart import HEIGHT, ratio_charts, spend_chart
+from rankwell.app.dashboard_chart import HEIGHT, latency_chart, ratio_charts, spend_chart
 from rankwell.app.page_server import Page, PageServer
+from rankwell.app.server_latency import LatencyPoint
 from rankwell.errors import RequestError
 from rankwell.monitoring.outcome_pane import OutcomePane
 
@@ -57,6 +58,7 @@ def test_it_shows_alarms_corrections_limits_ratios_and_spend() -> None:
     assert "title 7 has <half> its clicks. It ends at" in found
     assert "click, title 7 -0.500 × 0.61" in found
     assert "psi, quarter-hour: 0.31 = 2.6 × 0.12" in found
+    assert "kl: 0.15 = 2.5 × 0.06" in found
     assert "1 of 3 readings have too few rows" in found
     assert "title 7 2.00" in found, "what was spent"
     assert "apply: title 7 has half the clicks promised" in found
@@ -112,6 +114,23 @@ def test_spend_is_that_of_each_quarter_hour() -> None:
     assert chart.latest_micros == 50 * (200_000 + 400_000)
     assert len(chart.bars) == 96
     assert chart.bars[-1][3] / chart.bars[0][3] == pytest.approx(1.5, rel=1e-2)
+
+
+def test_latency_is_drawn_by_the_minute_with_gaps_where_nothing_was_asked() -> None:
+    assert latency_chart(()) is None
+    points = [LatencyPoint(minute, 5.0, 20.0) for minute in (0, 1, 2, 60, 118)] + [LatencyPoint(119, 2.5, math.inf)]
+    chart = latency_chart(points)
+    assert chart is not None
+    assert [text for _, text in chart.y.marks] == ["0", "10", "20"]
+    places = [(move, float(x), float(y)) for move, x, y in re.findall(r"([ML])([\d.]+) ([\d.]+)", chart.p50)]
+    assert [move for move, _, _ in places] == ["M", "L", "L", "M", "M", "L"]
+    bottom, top = chart.y.marks[0][0], chart.y.marks[-1][0]
+    heights = [(bottom - y) / (bottom - top) for _, _, y in places]
+    assert heights == pytest.approx([0.25] * 5 + [0.125], abs=1e-3)
+    assert chart.p95.split("L")[-1].endswith(f" {top}"), "beyond the last bucket: at the top"
+    assert (chart.latest_p50, chart.latest_p95) == ("2.5 ms", "beyond the last bucket")
+    assert [text for _, text in chart.x.marks] == ["−90 min", "−60 min", "−30 min", "now"]
+    assert chart.x.marks[-1][0] == places[-1][1]
 
 
 def _get(url: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:

@@ -188,6 +188,13 @@ def test_latency_is_of_the_requests_between_two_looks(monkeypatch: pytest.Monkey
     assert list(latency.shown().values()) == ["0"]
     latency.look()
     assert latency.shown() == {"the server does not say its latency": "–"}
+    assert latency.points() == ()
+    answers += [metrics(0, 0, 0), metrics(90, 100, 100), metrics(90, 100, 100), None, metrics(5, 10, 10)]
+    for now_s[0] in (70.0, 130.0, 190.0, 200.0, 250.0):
+        latency.look()
+    points = latency.points()
+    assert [point.minute for point in points] == [1], "in the next minute nothing was asked"
+    assert (points[0].p50_ms, points[0].p95_ms) == (pytest.approx(50 / 18), pytest.approx(7.5))
     with pytest.raises(RequestError):
         ServerLatency("file:///etc/passwd")
 

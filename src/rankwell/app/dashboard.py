@@ -11,8 +11,9 @@ from typing import Final, final
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from rankwell.app.dashboard_chart import HEIGHT, WIDTH, ratio_charts, spend_chart
+from rankwell.app.dashboard_chart import HEIGHT, WIDTH, latency_chart, ratio_charts, spend_chart
 from rankwell.app.number_format import number
+from rankwell.app.server_latency import ServerLatency
 from rankwell.app.time_text import clock_text, span_text
 from rankwell.mitigation.watch_view import WatchView, segment_text
 from rankwell.monitoring.pane_layout import ALL_ROWS
@@ -36,6 +37,8 @@ class _Bar:
     times: str
     share: float
     is_alarm: bool
+    kl: str | None
+    kl_share: float
 
 
 @final
@@ -45,12 +48,10 @@ class Dashboard:
     Args:
         name: Of what is watched, as the page's head has it.
         now_us: UTC microseconds.
-        latency: The server's, in words and numbers: name to text; nothing where it isn't known.
+        latency: The server's; None: it isn't asked for it.
     """
 
-    def __init__(
-        self, name: str, *, now_us: Callable[[], int], latency: Callable[[], dict[str, str]] | None = None
-    ) -> None:
+    def __init__(self, name: str, *, now_us: Callable[[], int], latency: ServerLatency | None = None) -> None:
         self._name, self._now_us, self._latency = name, now_us, latency
         self._view: WatchView | None = None
         self._drawn: dict[str, object] = {}
@@ -91,7 +92,8 @@ class Dashboard:
                 correction=None if view is None else _correction(view, now_us),
                 alarms=[] if view is None else _alarms(view, now_us),
                 why=None if view is None else view.report.explanation,
-                latency=None if self._latency is None else self._latency(),
+                latency=None if self._latency is None else self._latency.shown(),
+                latencies=None if self._latency is None else latency_chart(self._latency.points()),
                 width=WIDTH,
                 height=HEIGHT,
                 mark=_MARK,
@@ -107,7 +109,8 @@ class Dashboard:
 
 
 def _drift(view: WatchView) -> list[Reading]:
-    return [one for one in view.report.readings if not one.name.startswith("calibration")]
+    """All but calibration, and KL, which stands beside PSI."""
+    return [one for one in view.report.readings if not one.name.startswith("calibration") and one.name != "kl"]
 
 
 def _bars(view: WatchView) -> list[_Bar]:
@@ -119,15 +122,28 @@ def _bars(view: WatchView) -> list[_Bar]:
             if key not in nearest or share > nearest[key][0]:
                 nearest[key] = share, reading
     ordered = sorted(nearest.values(), key=lambda pair: (not pair[1].is_alarm, -pair[0]))
+    kl = {(one.column, one.segment, one.window_s): one for one in view.report.readings if one.name == "kl"}
     return [
-        _Bar(
-            where=f"{one.column} · {segment_text(view.feature, one.segment)}",
-            statistic=f"{one.name.replace('_', ' ')}, {'hour' if one.window_s > 900 else 'quarter-hour'}",
-            value=f"{one.value:.3g}", limit=f"{one.limit:.3g}", times=f"{share:.2g}",
-            share=round(min(share * _MARK, 100.0), 2), is_alarm=one.is_alarm,
-        )
-        for share, one in ordered[:_MOST_BARS]
-    ]  # fmt: skip
+        _bar(view, one, kl.get((one.column, one.segment, one.window_s)) if one.name == "psi" else None)
+        for _, one in ordered[:_MOST_BARS]
+    ]
+
+
+def _bar(view: WatchView, one: Reading, kl: Reading | None) -> _Bar:
+    share = one.value / one.limit
+    kl_share = kl.value / kl.limit if kl is not None and kl.limit > 0 else math.nan
+    return _Bar(
+        where=f"{one.column} · {segment_text(view.feature, one.segment)}",
+        statistic=f"{one.name.replace('_', ' ')}, {'hour' if one.window_s > 900 else 'quarter-hour'}",
+        value=f"{one.value:.3g}", limit=f"{one.limit:.3g}", times=f"{share:.2g}", share=_percent(share),
+        is_alarm=one.is_alarm,
+        kl=None if kl is None or not math.isfinite(kl_share) else f"{kl.value:.3g} = {kl_share:.2g} × {kl.limit:.3g}",
+        kl_share=_percent(kl_share) if math.isfinite(kl_share) else 0.0,
+    )  # fmt: skip
+
+
+def _percent(share: float) -> float:
+    return round(min(share * _MARK, 100.0), 2)
 
 
 def _alarms(view: WatchView, now_us: int) -> list[tuple[str, str, str, str]]:

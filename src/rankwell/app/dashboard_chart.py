@@ -6,17 +6,22 @@ Letters in names: T quarter-hours · G segments.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rankwell.app.server_latency import NUM_MINUTES, LatencyPoint
 from rankwell.evaluation.calibration_sums import CalibrationSums
 from rankwell.mitigation.watch_view import WatchView, segment_text
 from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
 
-__all__ = ["HEIGHT", "WIDTH", "Axis", "RatioChart", "SpendChart", "ratio_charts", "spend_chart"]
+__all__ = [
+    "HEIGHT", "WIDTH", "Axis", "LatencyChart", "RatioChart", "SpendChart", "latency_chart", "ratio_charts",
+    "spend_chart",
+]  # fmt: skip
 
 WIDTH: Final = 320
 HEIGHT: Final = 150
@@ -83,6 +88,25 @@ class SpendChart:
     latest_micros: int
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class LatencyChart:
+    """How long requests took over two hours, minute by minute.
+
+    Args:
+        p50, p95: SVG paths; with gaps where nothing was asked.
+        y, x: The axes; milliseconds, and minutes before the last one.
+        latest_p50, latest_p95: Of the last minute, in words.
+    """
+
+    p50: str
+    p95: str
+    y: Axis
+    x: Axis
+    latest_p50: str
+    latest_p95: str
+
+
 def ratio_charts(view: WatchView) -> list[RatioChart]:
     """One for each segment, in the order of their traffic; empty before any labels are in."""
     if not len(view.outcomes):
@@ -129,6 +153,47 @@ def spend_chart(view: WatchView) -> SpendChart | None:
     )
     y = Axis(tuple((_TOP + tall * (1 - share), f"{top * share / 1e6:g}") for share in (0.0, 0.5, 1.0)))
     return SpendChart(bars, y, _hours(until_us), int(spend_T[-1]))
+
+
+def latency_chart(points: Sequence[LatencyPoint]) -> LatencyChart | None:
+    """None before the first minute is over.
+
+    Args:
+        points: By minute.
+    """
+    if not points:
+        return None
+    finite = [value for point in points for value in (point.p50_ms, point.p95_ms) if math.isfinite(value)]
+    top, last = _nice(max(finite, default=1.0)), points[-1].minute
+    wide, tall = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+
+    def place(minute: int, ms: float) -> str:
+        x = _LEFT + wide * (1 - (last - minute) / (NUM_MINUTES - 1))
+        return f"{round(x, 2)} {round(_TOP + tall * (1 - min(ms / top, 1.0)), 2)}"
+
+    def path(values_ms: Sequence[float]) -> str:
+        steps = zip(points, values_ms, [-2, *(point.minute for point in points)], strict=False)
+        return " ".join(
+            f"{'L' if point.minute == before + 1 else 'M'}{place(point.minute, ms)}" for point, ms, before in steps
+        )
+
+    return LatencyChart(
+        p50=path([point.p50_ms for point in points]),
+        p95=path([point.p95_ms for point in points]),
+        y=Axis(tuple((_TOP + tall * (1 - share), f"{top * share:g}") for share in (0.0, 0.5, 1.0))),
+        x=Axis(
+            tuple(
+                (round(_LEFT + wide * (1 - ago / (NUM_MINUTES - 1)), 2), f"−{ago} min" if ago else "now")
+                for ago in (90, 60, 30, 0)
+            )
+        ),
+        latest_p50=_ms(points[-1].p50_ms),
+        latest_p95=_ms(points[-1].p95_ms),
+    )
+
+
+def _ms(ms: float) -> str:
+    return f"{ms:.1f} ms" if math.isfinite(ms) else "beyond the last bucket"
 
 
 def _until_us(view: WatchView) -> int:

@@ -85,7 +85,7 @@ def watch(
         if server is not None:
             latency = ServerLatency(server)
             stack.callback(latency.close)
-        dashboard = Dashboard(str(folder), now_us=_now_us, latency=None if latency is None else latency.shown)
+        dashboard = Dashboard(str(folder), now_us=_now_us, latency=latency)
         sinks.append(dashboard)
         for sink in sinks:
             stack.callback(sink.close)
