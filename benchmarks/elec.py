@@ -8,7 +8,7 @@ prequential log loss; then it learns the whole third, and the figures are those 
 of passive-aggressive is there as what not to do: nothing makes its numbers chances. One correction may hold both a
 warm update and a blend: then the online model is mixed into the updated one.
 
-    python benchmarks/elec.py --data DIR [--json FILE]
+    python benchmarks/elec.py --data DIR [--json FILE] [--rows N]
 
 Letters: n rows · F columns · D weights.
 """
@@ -49,8 +49,8 @@ LIMIT = 2.0
 class Stream:
     """The rows from one to another, as ids."""
 
-    def __init__(self, path: Path, num_reference: int) -> None:
-        table = pq.read_table(path)
+    def __init__(self, path: Path, num: int, num_reference: int) -> None:
+        table = pq.read_table(path).slice(0, num)
         self.labels_n = table["class"].to_numpy().astype(np.float64)
         columns = [np.round(table["period"].to_numpy() * (DAY - 1)), table["t"].to_numpy() // DAY % 7]
         for name in NUMBERS:
@@ -229,6 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="the folder that holds elec.parquet")
     parser.add_argument("--json", type=Path, help="write the numbers there, too")
+    parser.add_argument("--rows", type=int, default=10**9, help="of the stream, from its beginning; by default all")
     options = parser.parse_args(arguments)
     findings = Findings("elec: the last two thirds, predicted one by one; settings from the first third")
     path = None if options.data is None else options.data / "elec.parquet"
@@ -236,9 +237,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("no elec.parquet there: nothing is measured; give --data DIR")
         findings.write(options.json)
         return
-    num = pq.read_metadata(path).num_rows
+    num = min(pq.read_metadata(path).num_rows, options.rows)
     third = num // 3
-    stream = Stream(path, third)
+    stream = Stream(path, num, third)
     settings = settings_of(stream, third // 2, third)
     labels_n = stream.labels_n[third:]
     findings.add("rows", len(labels_n))

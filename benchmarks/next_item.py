@@ -89,13 +89,16 @@ def say_epochs(report: StepReport) -> None:
 def main() -> None:
     """Train, judge and print."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--data", type=Path, required=True, help="the folder of the sequences")
-    arguments.add_argument("--set", required=True, help="video, beauty, lastfm, or another NAME_sequences.parquet")
+    arguments.add_argument("--data", type=Path, help="the folder of the sequences; without it nothing is measured")
+    arguments.add_argument("--set", default="beauty", help="video, beauty, lastfm, or another NAME_sequences.parquet")
     arguments.add_argument("--seeds", type=int, default=1, help="models to train")
     arguments.add_argument("--draws", type=int, default=3, help="draws of the 100 negatives")
     arguments.add_argument("--checkpoints", type=Path, help="a folder: a run that was killed goes on from there")
     arguments.add_argument("--json", type=Path, help="write the numbers to this file")
     given = arguments.parse_args()
+    if given.data is None:
+        print("nothing to measure: name the folder of the sequences with --data")
+        return
     name, file = given.set, f"{given.set}_sequences.parquet"
     sequences, recipe = read_sequences(given.data / file), next_item_recipe(given.set, file)
     found: list[dict[str, float]] = []
