@@ -117,6 +117,20 @@ def test_it_says_nothing_of_nothing() -> None:
         watch.readings(Pane.nothing(LAYOUT), 1)
 
 
+def test_a_feature_that_is_nan_from_now_on_is_an_alarm_and_one_that_always_was_is_none() -> None:
+    rng = np.random.default_rng(5)
+    times_us_C = np.repeat(np.sort(rng.integers(0, 2 * DAY_US, 9_600)), 8)
+    columns = {"city": rng.integers(0, 5, len(times_us_C)), "country": np.zeros(len(times_us_C), np.int64)}
+    for since_us, found in ((2 * DAY_US - HOUR_US, {("psi", "logit")}), (0, set())):
+        logit_C = np.where(times_us_C >= since_us, np.nan, rng.normal(size=len(times_us_C)))
+        held = Pane.of(LAYOUT, FlatRows(times_us_C, {**columns, "logit": logit_C}))
+        readings = DriftWatch(LAYOUT).readings(held, 2 * DAY_US)
+        assert {(one.name, one.column) for one in readings if one.is_alarm} == found
+        assert all(
+            np.isnan(one.value) or one.value == 0 for one in readings if one.name == "mean_shift" and not since_us
+        )
+
+
 @pytest.mark.parametrize("country", [0, 7])
 def test_a_segment_that_vanishes_or_appears_is_an_alarm_of_the_mix(country: int) -> None:
     """Country 0 is gone in the last hour; or country 7, which the layout does not know, has come in its place."""
