@@ -144,6 +144,12 @@ def test_a_correction_that_makes_it_worse_does_harm() -> None:
         assert result.numbers["check/no correction does harm"] == float(not does_harm)
 
 
+def test_an_alarm_of_clicks_before_there_are_labels_finds_nothing() -> None:
+    played = mastered()
+    played.rounds[2] = report(2, DRIFT, CLICKS)  # after 30 minutes, of clicks before the onset
+    assert judged(played).numbers["detected_by_clicks_windows"] == pytest.approx(3 - 32 / 15)
+
+
 def test_who_corrects_what_is_right_has_failed() -> None:
     windows = [window(k, 1.0) for k in range(4)]
     late = reading("report_delay", "report_delay", -4, 2_700.0)

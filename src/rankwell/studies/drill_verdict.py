@@ -75,7 +75,8 @@ def _story(drill: Drill) -> _Story:
         kinds = {decision.kind for decision in report.decisions}
         if drifted is None and any(not _is_of_clicks(r) and (r.column in suspects or not suspects) for r in alarms):
             drifted = time_us
-        if clicked is None and (of_clicks or "apply" in kinds):
+        has_labels = time_us >= drill.onset_us + _WINDOW_US  # an alarm before them tells of something else
+        if clicked is None and has_labels and (of_clicks or "apply" in kinds):
             clicked = time_us
         if not causes:
             causes = ranked_causes(report.readings, report.spend_micros)
