@@ -8,9 +8,9 @@ nanoseconds by the kernel's scheduler, divided by the requests that were answere
 
     python benchmarks/watch_cost.py [--json FILE] [--pairs 20] [--seconds 8] [--round-s 2] [--day 2000]
 
-In earnest the watch makes a round each quarter-hour. Here it makes one each 2 s, 450 times as often, so the server's
-added time is that of a watch 450 times as busy; what the watch itself takes in earnest is reckoned from a round without
-news and from what a request adds. The watch has the last core, which the client shares where there are but two: then
+In earnest the watch makes a round each quarter-hour. Here it makes one each 2 s, 450 times as often, or as often as it
+can, so the server's added time is that of a busier watch; what the watch itself takes in earnest is reckoned from a
+round without news and from what a request adds. The watch has the last core, which the client shares where there are but two: then
 latencies are the client's as well, and CPU time is what to go by.
 """
 
@@ -43,6 +43,8 @@ from rankwell.serving.stored_columns import StoredColumns
 
 NUM_ITEMS, NUM_MEMBERS, NUM_CANDIDATES, NUM_SHOWN = 20_000, 5_000, 500, 50
 RATE, SEGMENT, TICK_S = 40.0, "job_title", 900
+NUM_CATCH_UPS, CATCH_UP = 3, 400
+"""Requests that a standing watch has to catch up with, to tell what each costs it."""
 DAY_US = 25 * 3_600_000_000
 HERE = Path(__file__).parent
 NUM_CORES = os.cpu_count() or 1
@@ -130,6 +132,21 @@ def in_turns(server: LiveServer, watch: subprocess.Popen[str], num_pairs: int, s
     return pairs
 
 
+def own_cost(server: LiveServer, log: Path) -> tuple[float, float]:
+    """CPU time of a round of the watch without news, and what each request adds to one; nothing is asked meanwhile."""
+    rounds: list[dict[str, float]] = []
+    with watched(log, 0.2, rounds) as watch:
+        for number in range(NUM_CATCH_UPS):
+            time.sleep(5.0)
+            watch.send_signal(signal.SIGSTOP)
+            turn(server, CATCH_UP / RATE, seed=20_000 + number)
+            watch.send_signal(signal.SIGCONT)
+        time.sleep(5.0)
+    fixed_s = median(one["cpu_s"] for one in rounds if not one["rows"])
+    added = [(one["cpu_s"] - fixed_s) / one["rows"] for one in rounds if one["rows"]]
+    return fixed_s, median(added) if added else float("nan")
+
+
 def report(findings: Findings, pairs: list[Pair]) -> None:
     """The server's side."""
     added = np.array([busy.cpu_ms / alone.cpu_ms - 1 for alone, busy in pairs]) * 100
@@ -174,13 +191,8 @@ def main() -> None:
                 turn(server, given.seconds, seed=10_000)  # what is done for the first time is no turn's
                 pairs = in_turns(server, watch, given.pairs, given.seconds)
             report(findings, pairs)
-        idle: list[dict[str, float]] = []
-        with watched(folder / "log", 0.2, idle):
-            time.sleep(5.0)
-    fixed_s = median(one["cpu_s"] for one in idle)
-    num_rows = sum(one["rows"] for one in rounds)
-    request_s = sum(one["cpu_s"] - fixed_s for one in rounds) / num_rows if num_rows else float("nan")
-    findings.add("the watch: rounds under load", len(rounds))
+            fixed_s, request_s = own_cost(server, folder / "log")
+    findings.add("the watch: from a round to the next, under load", given.pairs * given.seconds / len(rounds), "s")
     findings.add("the watch: a round without news, CPU", 1e3 * fixed_s, "ms")
     findings.add("the watch: what 1,000 requests add, CPU", 1e6 * request_s, "ms")
     in_earnest = (fixed_s + RATE * TICK_S * request_s) / TICK_S
