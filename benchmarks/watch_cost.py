@@ -10,8 +10,8 @@ nanoseconds by the kernel's scheduler, divided by the requests that were answere
 
 In earnest the watch makes a round each quarter-hour. Here it makes one each 2 s, 450 times as often, or as often as it
 can, so the server's added time is that of a busier watch; what the watch itself takes in earnest is reckoned from a
-round without news and from what a request adds. The watch has the last core, which the client shares where there are but two: then
-latencies are the client's as well, and CPU time is what to go by.
+round without news and from what a request adds. The watch has the last core, which the client shares where there are
+but two: then latencies are the client's as well, and CPU time is what to go by.
 """
 
 from __future__ import annotations
@@ -192,7 +192,9 @@ def main() -> None:
                 pairs = in_turns(server, watch, given.pairs, given.seconds)
             report(findings, pairs)
             fixed_s, request_s = own_cost(server, folder / "log")
-    findings.add("the watch: from a round to the next, under load", given.pairs * given.seconds / len(rounds), "s")
+    findings.add(
+        "the watch: from a round to the next, under load", given.pairs * given.seconds / max(len(rounds), 1), "s"
+    )
     findings.add("the watch: a round without news, CPU", 1e3 * fixed_s, "ms")
     findings.add("the watch: what 1,000 requests add, CPU", 1e6 * request_s, "ms")
     in_earnest = (fixed_s + RATE * TICK_S * request_s) / TICK_S
