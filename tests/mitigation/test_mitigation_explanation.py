@@ -17,6 +17,7 @@ from rankwell.monitoring.outcome_pane import OutcomePane
 from rankwell.monitoring.pane import MINUTE_US, Pane
 from rankwell.monitoring.pane_layout import ALL_ROWS, CategoricalBins, NumericBins, PaneLayout
 from rankwell.monitoring.reading import Reading
+from rankwell.monitoring.report_gap import report_delay
 from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
 from rankwell.monitoring.version_pane import VersionPane
 from rankwell.monitoring.watch_counts import WatchCounts
@@ -135,6 +136,15 @@ def test_clicks_that_lack_everywhere_alike_are_labels_and_elsewhere_the_world() 
     assert few.since_us == ONSET_US
     for ratios in ({0: 1.0, 1: 0.5}, {0: 0.2, 1: 0.9}, {0: 1.5, 1: 1.5}, {}):
         assert told(counts(ratios=ratios), clicks).suspects[0].kind == "world", ratios
+
+
+def test_reports_that_are_missing_are_labels_since_they_are() -> None:
+    gap = report_delay(ONSET_US, END_US, num_waiting=300)
+    found = told(counts(), gap)
+    assert (found.suspects[0].kind, found.suspects[0].at_us) == ("labels", ONSET_US)
+    assert found.causes[0].reading.value == 600.0
+    none = report_delay(END_US, END_US, num_waiting=300)
+    assert explained([none], counts(), (0, 1), spend_micros=SPEND, window_end_us=END_US) is None
 
 
 def test_a_bundle_that_nobody_deployed_is_named() -> None:

@@ -32,7 +32,7 @@ from rankwell.serving.log_folder import LogFolder
 from rankwell.serving.log_reader import read_served
 from rankwell.serving.served_log import ServedLog
 from rankwell.serving.served_request import ServedRequest
-from rankwell.types import MISSING_ID, Features, Ragged
+from rankwell.types import MISSING_ID, Events, Features, Ragged
 
 Rows = list[dict[str, Any]]
 
@@ -78,6 +78,23 @@ def test_a_row_holds_what_was_shown_as_it_was_used(tmp_path: Path) -> None:
             for field, values in events.columns.items():
                 # an age is a float32, and a time a whole microsecond: within 8 s the two need not meet
                 assert torch.allclose(found.features.history[name].columns[field], values, rtol=2e-7, atol=1e-6), field
+
+
+def test_members_without_a_past_by_themselves(tmp_path: Path) -> None:
+    with log_in(tmp_path) as log:
+        for batch in example.distinct_batches(3):
+            nothing = {
+                name: Events({field: values[:0] for field, values in events.columns.items()}, torch.zeros(2).long())
+                for name, events in batch.features.history.items()
+            }
+            log.append(example.served(replace(batch, features=replace(batch.features, history=nothing))))
+    rows, lists = (
+        rows_of(tmp_path),
+        [f"{s.name}_{s.fields[0].column or s.fields[0].name}" for s in example.SCHEMA.sequences],
+    )
+    assert len(rows) == 3
+    assert lists
+    assert all(row[name] == [] for row in rows for name in lists)
 
 
 def test_a_row_holds_what_was_said_of_it(tmp_path: Path) -> None:

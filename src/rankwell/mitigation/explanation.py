@@ -17,6 +17,7 @@ from rankwell.monitoring.causes import Cause, ranked_causes
 from rankwell.monitoring.onset import onset_us
 from rankwell.monitoring.pane import MINUTE_US
 from rankwell.monitoring.reading import Reading
+from rankwell.monitoring.report_gap import REPORT_DELAY
 from rankwell.monitoring.tick_history import TICK_US
 from rankwell.monitoring.version_pane import VersionPane, VersionSpan
 from rankwell.monitoring.watch_counts import WatchCounts
@@ -29,7 +30,7 @@ _MOST_CAUSES: Final = 8
 _NEAR_US: Final = TICK_US
 """What happened so near to an onset may have to do with it."""
 _SERVED: Final = "served_"
-_OF_CLICKS: Final = ("calibration", "rate")
+_OF_CLICKS: Final = ("calibration", "rate", REPORT_DELAY)
 _ALIKE: Final = 1.5
 """Segments whose ratios differ by no more than this factor lack clicks alike."""
 
@@ -134,6 +135,7 @@ def explained(
         *_strangers(counts.versions, known_bundles, since_us),
         *(_versions(counts.versions, since_us) if any(map(_is_scored, causes)) else ()),
         *_upstream(causes, began),
+        *_unreported(readings, counts.outcomes.action),
     ]
     if not suspects:
         has_drifted = any(not cause.reading.name.startswith(_OF_CLICKS) for cause in causes)
@@ -214,6 +216,13 @@ def _upstream(causes: Sequence[Cause], began: Mapping[Cause, int]) -> Iterable[S
             what = f"{cause.column} moved: {reading.name} {reading.value:.3g} {reading.unit}"
             what += f", {cause.times:.1f} × its limit"
             yield Suspect("upstream", began[cause], what)
+
+
+def _unreported(readings: Sequence[Reading], action: str) -> Iterable[Suspect]:
+    for reading in readings:
+        if reading.is_alarm and reading.name == REPORT_DELAY:
+            what = f"next to no {action} is reported from then on, though many were expected: nothing is counted beyond"
+            yield Suspect("labels", reading.window_start_us, what)
 
 
 def _unwatched(since_us: int) -> Suspect:

@@ -19,6 +19,7 @@ from rankwell.monitoring.pane import MINUTE_US
 from rankwell.monitoring.pane_layout import ALL_ROWS
 from rankwell.monitoring.rate_watch import RateWatch
 from rankwell.monitoring.reading import Reading
+from rankwell.monitoring.report_gap import report_delay
 from rankwell.monitoring.silence import silence
 from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
 
@@ -102,6 +103,7 @@ class WatchRound:
         if self._rates is not None:
             readings += self._rates.readings(counts.outcomes, settled_us, num_standing=len(self.alarms.standing))
         quiet = silence(counts.pane, end_us)
+        readings.append(report_delay(counts.reported_until_us, now_us, num_waiting=counts.pending.num_pending))
         self.alarms, new = self.alarms.after([*readings, quiet], now_us=now_us)
         decisions: tuple[Decision, ...] = ()
         if self._mitigation is not None:

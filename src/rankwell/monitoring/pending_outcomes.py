@@ -17,12 +17,15 @@ from rankwell.errors import MonitoringError
 from rankwell.monitoring.flat_rows import FlatRows
 from rankwell.monitoring.outcome_pane import OutcomePane
 from rankwell.monitoring.pane_layout import CategoricalBins
+from rankwell.monitoring.report_gap import ReportGap
 from rankwell.schema import Schema
 
 __all__ = ["PendingOutcomes"]
 
 _PRICE: Final = "served_price_micros"
 _US: Final = 1e6
+_SLACK_PARTS: Final = 6
+"""Of an action's window, so long most of them take at most."""
 
 
 @final
@@ -69,6 +72,7 @@ class PendingOutcomes:
         self._position, self._propensity = names["position"], names["propensity"]
         self._kept = [*names.values(), served_probability(action), _PRICE]
         self._kept += [segments.name] if segments is not None else []
+        self._gap = ReportGap(slack_s=declared.window_s / _SLACK_PARTS)
         self._requests: Any = None
         self._actions: Any = None
         self.num_late = 0
@@ -88,16 +92,17 @@ class PendingOutcomes:
         of_kind = actions.filter(pc.equal(actions["action"], self.action))
         self._actions = _joined(self._actions, of_kind)
 
-    def settled(self, *, now_us: int, from_us: int = 0) -> OutcomePane:
+    def settled(self, *, now_us: int, from_us: int = 0, reported_until_us: int | None = None) -> OutcomePane:
         """What became of the requests that need not wait any longer; they are forgotten.
 
         Args:
             now_us: UTC microseconds. A clock that jumps back settles nothing; one that jumps ahead settles too early.
             from_us: What is older came after `settled` had passed it, its actions being forgotten: it is left out, and
                 counted in `num_late`.
+            reported_until_us: Until when actions are reported, see there; by default until now.
         """
         pane = OutcomePane.nothing(self.action)
-        due_us = self.due_us(now_us)
+        due_us = self.due_us(now_us if reported_until_us is None else reported_until_us)
         if self._requests is not None and len(self._requests):
             times_us_R = self._times_us(self._requests)
             is_late_R, is_due_R = times_us_R < from_us, times_us_R < due_us
@@ -113,6 +118,20 @@ class PendingOutcomes:
     def due_us(self, now_us: int) -> int:
         """Requests before it need not wait any longer."""
         return now_us - self._waits_us
+
+    def reported_until_us(self, now_us: int) -> int:
+        """Until when actions are reported as far as those expected of the requests that wait tell; `now_us` at most."""
+        if self._requests is None or not len(self._requests):
+            return now_us
+        requests, names = self._requests, (served_probability(self.action), self._position)
+        p_C, position_C = (requests[name].combine_chunks() for name in names)
+        lengths_R = pc.list_value_length(p_C).to_numpy()
+        shown_C = np.where(position_C.flatten().to_numpy() > 0, p_C.flatten().to_numpy(), 0.0)
+        request_C = np.repeat(np.arange(len(requests)), lengths_R)
+        expected_R = np.bincount(request_C, shown_C, minlength=len(requests)).astype(np.float64)
+        actions = np.zeros(0, np.int64) if self._actions is None else self._actions["time_us"].to_numpy()
+        begins_us = self._gap.begins_us(self._times_us(requests), expected_R, actions, now_us=now_us)
+        return now_us if begins_us is None else begins_us
 
     def tables(self) -> tuple[Any, Any]:
         """Requests and actions that are kept, for a checkpoint; None where none ever came."""

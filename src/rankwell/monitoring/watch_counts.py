@@ -63,6 +63,8 @@ class WatchCounts:
         """How far each log was read, as its reader writes it down."""
         self.settled_us = 0
         """Outcomes of requests before it are all counted."""
+        self.reported_until_us = 0
+        """Until when actions were reported, at the last `settle`: its time, if they are."""
         self.pending = PendingOutcomes(schema, action, layout.segments, late_s=late_s)
         self.arrivals = Arrivals(remembered_s=late_s, ahead_s=ahead_s)
         self._stepped_us = 0
@@ -93,12 +95,18 @@ class WatchCounts:
         self.pending.add_actions(actions)
 
     def settle(self, *, now_us: int) -> None:
-        """Count the outcomes that are due; sum up to quarter-hours what is a day old, and forget what is too old."""
-        due_us = self.pending.due_us(now_us)
+        """Count the outcomes that are due; sum up to quarter-hours what is a day old, and forget what is too old.
+
+        Where reports of actions are missing, outcomes are due no sooner than the reports.
+        """
+        self.reported_until_us = max(self.pending.reported_until_us(now_us), now_us - self._keep_us)
+        due_us = self.pending.due_us(self.reported_until_us)
         if now_us < self._stepped_us:
             # A clock that was ahead has settled too early: what comes now must not be late until it is right again.
             self.settled_us = min(self.settled_us, due_us)
-        self.outcomes = self.outcomes + self.pending.settled(now_us=now_us, from_us=self.settled_us)
+        self.outcomes = self.outcomes + self.pending.settled(
+            now_us=now_us, from_us=self.settled_us, reported_until_us=self.reported_until_us
+        )
         self.settled_us = max(self.settled_us, due_us)
         self._stepped_us = now_us
         oldest_us = (now_us - self._keep_us) // MINUTE_US * MINUTE_US

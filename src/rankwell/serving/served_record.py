@@ -317,7 +317,7 @@ class ServedRecord:
         length_R = num_ids_R // len(id_columns) if id_columns else num_numbers_R // width_F
         num_H = int(length_R.sum())
         offsets = list_offsets(length_R)
-        ids_HI, numbers_HF = ids.reshape(num_H, -1), numbers.reshape(num_H, -1)
+        ids_HI, numbers_HF = ids.reshape(num_H, len(id_columns)), numbers.reshape(num_H, width_F)
         out = {c.name: pa.ListArray.from_arrays(offsets, ids_or_null(ids_HI[:, f])) for f, c in enumerate(id_columns)}
         for f, column in enumerate(number_columns):
             out[column.name] = pa.ListArray.from_arrays(offsets, pa.array(numbers_HF[:, f].copy()))
