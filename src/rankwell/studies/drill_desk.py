@@ -53,7 +53,8 @@ class DrillDesk(DrillService):
     def __init__(self, root: Path, log: Path, schema: Schema, *, now_us: int) -> None:
         self._rollout, self._log, self._schema, self._time_us = RolloutFolder(root), log, schema, now_us
         self._scorers: dict[str, Scorer] = {}
-        self._bundle_id, self._correction_id = "", None
+        self._bundle_id = ""
+        self._correction_id: str | None = None
         self._open = ExitStack()
 
     def start(self) -> None:
