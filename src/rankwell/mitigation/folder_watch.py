@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, final
+
+import pyarrow as pa
 
 from rankwell.errors import LogError
 from rankwell.monitoring.watch_counts import WatchCounts
@@ -15,6 +17,7 @@ __all__ = ["FolderWatch"]
 
 _SERVED: Final = "served"
 _ACTIONS: Final = "actions"
+_LARGE_BYTES: Final = 128 * 2**20
 
 
 @final
@@ -56,8 +59,7 @@ class FolderWatch:
             LogError: There is no such log, or it is compacted past what was read at this very moment.
         """
         num = 0
-        read = self._position(LogFolder(self.folder / _SERVED, _SERVED))
-        for served, position in read_served(self.folder, read, on_damage=self._on_damage):
+        for served, position in self._served():
             self.counts.see(served, now_us=now_us)
             self.counts.positions[_SERVED] = position.to_json()
             num += len(served)
@@ -70,6 +72,19 @@ class FolderWatch:
         self.counts.settle(now_us=now_us)
         self.counts.write(self._checkpoint)
         return num
+
+    def _served(self) -> Iterator[tuple[Any, LogPosition]]:
+        """What was served since, in pieces that are large: each is merged with all that was counted before."""
+        pieces: list[Any] = []
+        read = self._position(LogFolder(self.folder / _SERVED, _SERVED))
+        position = LogPosition()
+        for served, position in read_served(self.folder, read, on_damage=self._on_damage):
+            pieces.append(served)
+            if sum(piece.nbytes for piece in pieces) > _LARGE_BYTES:
+                yield pa.concat_tables(pieces), position
+                pieces = []
+        if pieces:
+            yield pa.concat_tables(pieces), position
 
     def _position(self, log: LogFolder) -> LogPosition | None:
         """Where to go on. What was compacted unread is said, and passed over."""
