@@ -15,9 +15,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Final, final
 
@@ -25,13 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankwell.data.replay import request_of_batch
-from rankwell.errors import RequestError
+from rankwell.errors import MissingExtraError, RequestError
 from rankwell.monitoring.pane import MINUTE_US
 from rankwell.ranking.utility import Utility
 from rankwell.schema import Schema
-from rankwell.serving.http.serve_settings import ServeSettings
-from rankwell.serving.http.server_state import ServerLimits
-from rankwell.serving.http.supervisor import serve
 from rankwell.serving.server_clock import ServerClock
 from rankwell.studies.drill_service import Answered, DrillService
 from rankwell.studies.drill_world import Asked, batches_of
@@ -40,9 +39,10 @@ __all__ = ["DrillServer"]
 
 _LONGEST_S: Final = 60.0
 _WORKERS: Final = 2
-_CLIENTS: Final = 4
-_LIMITS: Final = ServerLimits(deadline_ms=60_000.0)
+_CLIENTS: Final = 6
+_DEADLINE_MS: Final = 60_000.0
 """A drill waits for its answers: its time stands still until they are there."""
+_NEEDED: Final = ("granian", "litestar", "msgspec", "prometheus_client")
 _LOOKS: Final = 12
 """Connections that are opened to hear from every worker: the kernel shares them out, one is missed in 2^11."""
 _ANSWERING: Final = "answering at "
@@ -58,11 +58,20 @@ class DrillServer(DrillService):
         clock: The file of the time; it is made here.
         schema: Of the bundles.
         now_us: The time at the beginning, UTC microseconds.
+
+    Raises:
+        MissingExtraError: The libraries of a server aren't installed.
     """
 
     piece_us: ClassVar[int] = MINUTE_US
 
     def __init__(self, root: Path, log: Path, clock: Path, schema: Schema, *, now_us: int) -> None:
+        missing = next((name for name in _NEEDED if find_spec(name) is None), None)
+        if missing is not None:
+            raise MissingExtraError(
+                "a server over HTTP needs libraries that aren't installed", found=missing,
+                do="pip install 'rankwell[serve]', or drill with --no-server",
+            )  # fmt: skip
         self._time = np.memmap(clock, np.int64, "w+", shape=(1,))
         self._time[0] = now_us
         self._said, self._schema, self.host = clock.with_name("server.txt"), schema, ""
@@ -157,19 +166,19 @@ class DrillServer(DrillService):
     def _ranked(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The answers to requests, in their order."""
 
-        def ranked(own: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-            connection = http.client.HTTPConnection(self.host, timeout=_LONGEST_S)
-            answers = []
-            for request in own:
-                self.set_time(max(self.now_us(), request["time_us"]))
-                answers.append(self._asked(connection, "POST", "/v1/rank", request))
-            connection.close()
-            return answers
-
-        parts = list(self._clients.map(ranked, [requests[client::_CLIENTS] for client in range(_CLIENTS)]))
         answers: list[dict[str, Any]] = [{}] * len(requests)
-        for client, part in enumerate(parts):
-            answers[client::_CLIENTS] = part
+        waiting = deque(range(len(requests)))  # the kernel deals connections out to workers, not always evenly
+
+        def ranked(_: int) -> None:
+            connection = http.client.HTTPConnection(self.host, timeout=_LONGEST_S)
+            with suppress(IndexError):
+                while True:
+                    place = waiting.popleft()
+                    self.set_time(max(self.now_us(), requests[place]["time_us"]))
+                    answers[place] = self._asked(connection, "POST", "/v1/rank", requests[place])
+            connection.close()
+
+        list(self._clients.map(ranked, range(_CLIENTS)))
         return answers
 
     def _asked(self, connection: http.client.HTTPConnection, method: str, path: str, body: Any) -> dict[str, Any]:
@@ -184,10 +193,19 @@ class DrillServer(DrillService):
 
 def main() -> int:
     """Serve, once told to, until SIGTERM."""
+    from rankwell.serving.http.serve_settings import ServeSettings  # of an extra, and this process's alone
+    from rankwell.serving.http.server_state import ServerLimits
+    from rankwell.serving.http.supervisor import serve
+
     root, log, clock = map(Path, sys.argv[1:])
     time_us = np.memmap(clock, np.int64, "r", shape=(1,))
     settings = ServeSettings(
-        root, port=0, num_workers=_WORKERS, log=log, utility=Utility(bid_on="click"), limits=_LIMITS
+        root,
+        port=0,
+        num_workers=_WORKERS,
+        log=log,
+        utility=Utility(bid_on="click"),
+        limits=ServerLimits(deadline_ms=_DEADLINE_MS),
     )
     if not sys.stdin.readline():
         return 0  # who started it is gone
