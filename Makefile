@@ -1,4 +1,4 @@
-# make demo        simulate, train, calibrate, evaluate, rank, and write out/demo/report.html
+# make demo        simulate, train, calibrate, evaluate, rank, serve, break and mend: out/demo/report.html, drill.html
 # make check       linters, types, layers          make test        all tests and doctests that are not slow
 # make bench       small benchmarks, as JSON       make test-slow   the slow ones
 # make docs        API reference into out/docs     make sanitize    tests of tables under GCC's sanitizers
@@ -56,6 +56,7 @@ help:
 
 demo: .venv/.runtime
 	$(BIN)/rankwell demo --out out/demo
+	$(BIN)/rankwell drill calibration-bug --bundle out/demo/bundle --out out/demo/drill.html
 
 # The tables twice: without the extension first, as where there is no compiler. Both run even where one fails, and
 # what comes last is the closing line of a run that failed, if one did.
@@ -126,7 +127,7 @@ $(BIN)/python:
 
 # Three stamps, from the least that runs to the most: the demo must not wait for a linter's wheels.
 .venv/.runtime: $(GROUND) | $(BIN)/python
-	$(PIP) -e .
+	$(PIP) -e ".[serve]"
 	@touch $@
 
 .venv/.installed: $(GROUND) | $(BIN)/python

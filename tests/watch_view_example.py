@@ -58,7 +58,8 @@ def explanation() -> Explanation:
     )
     requests = (RequestToLookAt(5, began_us + MINUTE_US, 42, 1, "bb", None, 0.4, 400_000, 36.0),)
     outcomes = (SegmentOutcome(3, 60.0, 60.0, 60_000_000), SegmentOutcome(7, 60.0, 120.0, 120_000_000))
-    return Explanation(NOW_US // TICK_US * TICK_US, began_us, causes, suspects, outcomes, requests)
+    end_us = NOW_US // TICK_US * TICK_US
+    return Explanation("click", "title", end_us, end_us, began_us, causes, suspects, outcomes, requests)
 
 
 def view(**changes: Any) -> WatchView:

@@ -9,23 +9,19 @@ import pytest
 
 import watch_view_example as example
 from rankwell.app.runbook import RunbookSink, runbook
-from rankwell.mitigation.explanation import Explanation, Suspect
-from rankwell.mitigation.watch_view import WatchView
+from rankwell.mitigation.explanation import Suspect
 from rankwell.monitoring.causes import Cause
 
-
-def told(explanation: Explanation | None = None, **changes: object) -> tuple[WatchView, Explanation]:
-    view = example.view(**changes)
-    return view, explanation or example.explanation()
+REPORT = example.view().report
 
 
 def test_it_has_the_numbers_of_the_incident() -> None:
-    text = runbook(*told(), deployed=Path("out/live"))
+    text = runbook(REPORT, example.explanation(), correction=example.view().correction, deployed=Path("out/live"))
     for line in (
         "# title 7: years",
         "it began at 21 Sep 12:45 UTC, 1 h 30 min before",
         "| psi years | title 7 | 0.310 nats | 0.120 | 2.6 | 500 | 0.100 |",
-        "2 of 5 readings",
+        "2 of 6 readings",
         "1. **Another bundle**, 21 Sep 12:43 UTC: bundle bb began to answer, after aa",
         "`rankwell rollback out/live`",
         "2. **A feature, before any model saw it**",
@@ -42,15 +38,15 @@ def test_it_has_the_numbers_of_the_incident() -> None:
 @pytest.mark.parametrize("kind", ["bundle", "correction", "upstream", "unwatched", "labels", "world"])
 def test_each_suspect_has_its_advice(kind: str) -> None:
     suspect = Suspect(kind, example.NOW_US, "something | happened")  # type: ignore[arg-type]
-    text = runbook(*told(replace(example.explanation(), suspects=(suspect,))))
+    text = runbook(REPORT, replace(example.explanation(), suspects=(suspect,)))
     assert "something \\| happened.\n   " in text
     assert len(text.split("something")[1].split("##")[0]) > 80
 
 
 def test_without_requests_labels_correction_or_servers() -> None:
-    bare = replace(example.explanation(), requests=(), since_us=example.NOW_US)
+    bare = replace(example.explanation(), requests=(), since_us=example.NOW_US, settled_us=0)
     few = Cause(example.reading("psi", "years", 7, 0.31, 0.0, num_rows=12), 1.0, 1e3)
-    text = runbook(*told(replace(bare, causes=(few,)), correction=None, settled_us=0))
+    text = runbook(REPORT, replace(bare, causes=(few,)))
     assert "None are in the newest segments of the log" in text
     assert "complete until no time yet" in text
     assert "none since it began are" in text
@@ -68,7 +64,7 @@ def test_a_file_for_each_round_in_which_an_alarm_begins(tmp_path: Path, caplog: 
     sink.tell(replace(view, report=replace(view.report, explanation=None)))
     [path] = (tmp_path / "incidents").iterdir()
     assert path.name == "incident-1790000100-21-Sep-1415.md"
-    assert path.read_text("utf-8") == runbook(view, example.explanation())
+    assert path.read_text("utf-8") == runbook(REPORT, example.explanation(), correction=view.correction)
     (tmp_path / "file").write_text("no folder")
     RunbookSink(tmp_path / "file").tell(view)
     assert "can't be written" in caplog.text

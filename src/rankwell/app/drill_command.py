@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from rankwell.app.json_file import Json, write_json
+from rankwell.app.runbook import runbook
 from rankwell.app.study_page import write_study
 from rankwell.errors import RecipeError
 from rankwell.serving.bundle import read_bundle
@@ -57,7 +58,13 @@ def drill(
         _console.print(table)
     _console.print(f"[bold]{result.finding}[/]   ({time.perf_counter() - started:.0f} s)")
     write_json(json_file, {**result.numbers, "took_s": time.perf_counter() - started})
-    _console.print(str(write_study(result, out or Path(f"out/drill-{scenario}.html"))))
+    page = write_study(result, out or Path(f"out/drill-{scenario}.html"))
+    _console.print(str(page))
+    explained = [report for report in played.rounds if report.explanation is not None]
+    if explained and explained[0].explanation is not None:
+        steps = page.with_suffix(".runbook.md")
+        steps.write_text(runbook(explained[0], explained[0].explanation), "utf-8")
+        _console.print(str(steps))
     if not result.numbers["passed"]:
         raise typer.Exit(1)
 

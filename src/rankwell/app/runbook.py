@@ -15,7 +15,9 @@ from rankwell.app.number_format import number
 from rankwell.app.time_text import clock_text, span_text
 from rankwell.data.atomic_file import AtomicFile
 from rankwell.mitigation.explanation import Explanation
+from rankwell.mitigation.watch_round import RoundReport
 from rankwell.mitigation.watch_view import WatchView, segment_text
+from rankwell.serving.correction import Correction
 
 __all__ = ["RunbookSink", "runbook"]
 
@@ -41,26 +43,29 @@ _ADVICE: Final = {
 }
 
 
-def runbook(view: WatchView, explanation: Explanation, *, deployed: Path | None = None) -> str:
+def runbook(
+    report: RoundReport, explanation: Explanation, *, correction: Correction | None = None, deployed: Path | None = None
+) -> str:
     """The runbook of a round's alarms.
 
     Args:
-        view: Of the round.
+        report: Of the round.
         explanation: Of its alarms.
+        correction: In force; None: none is.
         deployed: The servers' folder; None: it isn't known.
 
     Returns:
         Markdown.
     """
-    first, report = explanation.causes[0], view.report
-    where = segment_text(view.feature, first.segment)
+    first, feature = explanation.causes[0], explanation.feature
+    where = segment_text(feature, first.segment)
     rollback = f"rankwell rollback {deployed or 'ROOT'}"
     return _template().render(
         title=f"{where}: {first.column}",
-        action=view.action,
+        action=explanation.action,
         found_us=explanation.found_us,
         since_us=explanation.since_us,
-        settled_us=view.settled_us,
+        settled_us=explanation.settled_us,
         causes=explanation.causes,
         first=first.reading,
         few_rows=first.reading.num_rows < _FEW_ROWS,
@@ -70,15 +75,15 @@ def runbook(view: WatchView, explanation: Explanation, *, deployed: Path | None 
         names=_NAMES,
         advice=_filled(rollback),
         outcomes=explanation.outcomes,
-        is_since=explanation.since_us < view.settled_us,
+        is_since=explanation.since_us < explanation.settled_us,
         requests=explanation.requests,
         decisions=report.decisions,
-        correction=view.correction,
+        correction=correction,
         deployed=deployed,
         clock=clock_text,
         span=span_text,
         number=number,
-        segment=lambda value: segment_text(view.feature, value),
+        segment=lambda value: segment_text(feature, value),
     )
 
 
@@ -104,7 +109,9 @@ class RunbookSink:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with AtomicFile(path) as file:
-                file.write(runbook(view, explanation, deployed=self._deployed).encode())
+                file.write(
+                    runbook(view.report, explanation, correction=view.correction, deployed=self._deployed).encode()
+                )
         except OSError as error:  # a full disk keeps no alarm from being told
             _LOG.error("the runbook %s can't be written: %s", path, error)
             return

@@ -81,6 +81,9 @@ class Explanation:
     """Of the alarms of one round.
 
     Args:
+        action: Whose outcomes are watched.
+        feature: By whose values segments are told apart; "" where there is one of all rows.
+        settled_us: Until when outcomes are complete, UTC microseconds.
         found_us: The end of the window that was looked at, UTC microseconds.
         since_us: Since when the first cause is what it is.
         causes: The likeliest first, eight at most.
@@ -89,6 +92,9 @@ class Explanation:
         requests: A few to look at, those that cost most first.
     """
 
+    action: str
+    feature: str
+    settled_us: int
     found_us: int
     since_us: int
     causes: tuple[Cause, ...]
@@ -140,7 +146,17 @@ def explained(
     if not suspects:
         has_drifted = any(not cause.reading.name.startswith(_OF_CLICKS) for cause in causes)
         suspects = [_unwatched(since_us) if has_drifted else _labels_or_world(counts, segments, since_us)]
-    return Explanation(window_end_us, since_us, causes, tuple(suspects), outcomes)
+    bins = counts.pane.layout.segments
+    return Explanation(
+        action=counts.outcomes.action,
+        feature="" if bins is None else bins.name,
+        settled_us=counts.settled_us,
+        found_us=window_end_us,
+        since_us=since_us,
+        causes=causes,
+        suspects=tuple(suspects),
+        outcomes=outcomes,
+    )
 
 
 def _is_scored(cause: Cause) -> bool:

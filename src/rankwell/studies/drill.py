@@ -193,7 +193,7 @@ class _Play:
             self.rollout.deploy(self.folder / "wrong")
         if number == drill.incident.num_windows:
             self.rollout.deploy(self.folder / "right")
-        report = self.watch.after(now_us=self.service.now_us())
+        report = self.watch.after(now_us=self.service.now_us(), known_bundles=self.rollout.bundle_ids())
         drill.rounds.append(report)
         self.say(_said(number, report))
 

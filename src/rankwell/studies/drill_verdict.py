@@ -210,6 +210,7 @@ def _timeline(drill: Drill, story: _Story) -> Table:
         (drill.onset_us, "injected", drill.incident.summary),
         (story.drifted_us, "detected", "without labels, by drift"),
         (story.drifted_us or story.clicked_us, "explained", _explained(drill, story.causes)),
+        *((story.drifted_us or story.clicked_us, "explained", what) for what in _suspects(drill)),
         (story.clicked_us, "detected", f"by clicks; their labels take {_WINDOW_US / _MICROS / 60:.0f} minutes"),
         (story.recovered_us, "recovered", f"promised / true within {_WITHIN[0]}–{_WITHIN[1]}"),
         (drill.fixed_us, "fixed", "what is right is deployed"),
@@ -224,6 +225,13 @@ def _timeline(drill: Drill, story: _Story) -> Table:
     for time_us, kind, what in sorted(lines, key=lambda line: math.inf if line[0] is None else line[0]):
         table.add_row(_clock(time_us), kind, what)
     return table
+
+
+def _suspects(drill: Drill) -> list[str]:
+    """What the first explanation during the incident says is to be asked about."""
+    explanations = [r.explanation for r in drill.rounds if drill.onset_us < r.window_end_us <= drill.fixed_us]
+    first = next((explanation for explanation in explanations if explanation is not None), None)
+    return [] if first is None else [suspect.what for suspect in first.suspects]
 
 
 def _explained(drill: Drill, causes: Sequence[Cause]) -> str:
