@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from rankwell.mitigation.explanation import Explanation, SegmentOutcome, explained
+from rankwell.mitigation.explanation import Explanation, SegmentOutcome, explained, of_latest_incident
 from rankwell.mitigation.requests_to_look_at import requests_to_look_at
+from rankwell.monitoring.alarm_runs import AlarmRun
 from rankwell.monitoring.flat_rows import FlatRows
 from rankwell.monitoring.outcome_pane import OutcomePane
 from rankwell.monitoring.pane import MINUTE_US, Pane
@@ -170,6 +172,17 @@ def test_no_alarm_no_explanation_and_no_rows_no_error() -> None:
     found = told(nothing, alarm("years", ALL_ROWS))
     assert found.since_us == END_US - TICK_US
     assert [suspect.kind for suspect in found.suspects] == ["upstream"]
+
+
+def test_what_has_stood_for_long_is_not_what_somebody_is_called_for() -> None:
+    old, new, quiet = alarm("years", 0, value=9.0), alarm("served_logit_click"), replace(alarm("years"), is_alarm=False)
+    runs = [
+        AlarmRun("psi", "years", 0, END_US - 7 * 3_600_000_000, END_US),
+        AlarmRun("psi", "served_logit_click", 1, END_US, END_US),
+    ]
+    assert of_latest_incident([old, new, quiet], runs) == [new, quiet]
+    assert of_latest_incident([old, quiet], runs[:1]) == [old, quiet]
+    assert of_latest_incident([quiet], []) == [quiet]
 
 
 # --- requests

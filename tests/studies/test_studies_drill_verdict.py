@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from typing import ClassVar, final
 
@@ -174,3 +175,12 @@ def test_what_clicks_alone_tell_has_no_check_of_drift_and_saves_what_was_not_cha
     assert result.numbers["passed"] == 1, result.finding
     assert result.numbers["corrected/under_cut_rate"] == pytest.approx(1.0)
     assert not any("drift" in name for name in result.numbers if name.startswith("check/"))
+
+
+def test_an_alarm_that_is_older_than_the_incident_is_no_cause_of_it() -> None:
+    made = mastered()
+    old = reading("calibration_served", "click", 2, 90.0)
+    made.rounds = [dataclasses.replace(r, readings=(*r.readings, old)) for r in made.rounds]
+    assert judged(made).numbers["cause_segment"] == 3
+    made.rounds[0] = report(0)
+    assert judged(made).numbers["cause_segment"] == 2

@@ -13,6 +13,7 @@ import numpy as np
 
 from rankwell.evaluation.confidence_sequence import RatioSequence
 from rankwell.mitigation.requests_to_look_at import RequestToLookAt
+from rankwell.monitoring.alarm_runs import AlarmRun
 from rankwell.monitoring.causes import Cause, ranked_causes
 from rankwell.monitoring.onset import onset_us
 from rankwell.monitoring.pane import MINUTE_US
@@ -22,11 +23,12 @@ from rankwell.monitoring.tick_history import TICK_US
 from rankwell.monitoring.version_pane import VersionPane, VersionSpan
 from rankwell.monitoring.watch_counts import WatchCounts
 
-__all__ = ["Explanation", "SegmentOutcome", "Suspect", "explained"]
+__all__ = ["Explanation", "SegmentOutcome", "Suspect", "explained", "of_latest_incident"]
 
 SuspectKind = Literal["bundle", "correction", "upstream", "unwatched", "labels", "world"]
 
 _MOST_CAUSES: Final = 8
+_ONE_INCIDENT_US: Final = 24 * TICK_US
 _NEAR_US: Final = TICK_US
 """What happened so near to an onset may have to do with it."""
 _SERVED: Final = "served_"
@@ -157,6 +159,24 @@ def explained(
         suspects=tuple(suspects),
         outcomes=outcomes,
     )
+
+
+def of_latest_incident(readings: Iterable[Reading], standing: Iterable[AlarmRun]) -> list[Reading]:
+    """The readings without those of alarms that began six hours before the latest of all, or earlier.
+
+    What has stood for long is not what somebody is called for now, however far it is beyond its limit.
+
+    Args:
+        readings: Of a round.
+        standing: The alarms in force after it.
+    """
+    since = {(run.name, run.column, run.segment): run.since_us for run in standing}
+    latest_us = max(since.values(), default=0)
+    return [
+        reading
+        for reading in readings
+        if latest_us - since.get((reading.name, reading.column, reading.segment), latest_us) < _ONE_INCIDENT_US
+    ]
 
 
 def _is_scored(cause: Cause) -> bool:

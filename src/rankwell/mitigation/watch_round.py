@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, final
 
 from rankwell.errors import MonitoringError
-from rankwell.mitigation.explanation import Explanation, explained
+from rankwell.mitigation.explanation import Explanation, explained, of_latest_incident
 from rankwell.mitigation.folder_watch import FolderWatch
 from rankwell.mitigation.mitigation_folder import MitigationFolder
 from rankwell.mitigation.mitigation_state import Decision
@@ -114,9 +114,13 @@ class WatchRound:
         last = counts.outcomes.between(settled_us - TICK_US, settled_us)
         spend = dict(zip(self.segments, last.spend_micros(self.segments).tolist(), strict=True))
         explanation = explained(
-            readings, counts, self.segments, spend_micros=spend, window_end_us=end_us,
+            of_latest_incident(readings, self.alarms.standing),
+            counts,
+            self.segments,
+            spend_micros=spend,
+            window_end_us=end_us,
             known_bundles=known_bundles,
-        )  # fmt: skip
+        )
         if explanation is not None:
             explanation = self._with_requests(explanation)
         return RoundReport(end_us, num_rows, (*readings, quiet), new, decisions, spend, explanation)
