@@ -69,6 +69,11 @@ def test_gathered_rows_are_those_of_the_lookups(
             np.testing.assert_array_equal(block, expected[name].numpy(), err_msg=f"{name}, seed {seed}")
 
 
+def test_without_lookups_nothing_is_gathered() -> None:
+    features = batch(num_requests=1, seed=0).features  # as of a linear model, all of whose rows a correction changes
+    assert RowGather({}, features).inputs(features) == {}
+
+
 def test_of_no_candidates_nothing_is_read(tmp_path: Path) -> None:
     given = batch(num_requests=1, seed=3).features
     none: dict[str, Column] = {n: c[:0] for n, c in given.candidates.items() if isinstance(c, torch.Tensor)}

@@ -76,6 +76,8 @@ class RowGather:
             LogError: A negative id that isn't `MISSING_ID`.
             SchemaError: A column is not as long as its side has entries, or of another type.
         """
+        if not self._lookups:  # all are read otherwise, as those of a linear model are whose rows are changed
+            return {}
         num = {"candidate": features.num_candidates, "request": 1}
         columns = [_checked(features, *source, num) for source in self._sources]
         lists = list(self._lists(features))
