@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankwell.evaluation.calibration_sums import CalibrationSums
+from rankwell.mitigation.attributed_rows import AttributedRows
 from rankwell.mitigation.bias_correction import NeededOffsets, ServedSpan, needed_offsets
 from rankwell.mitigation.mitigation_plan import MitigationPlan
 from rankwell.mitigation.mitigation_state import LoopState
@@ -49,6 +50,8 @@ class Seen:
         approved, refused: Ids of proposals.
         other_correction: The id of a correction in force that is not the loop's own.
         is_stopped: Whether the kill switch is on.
+        rows: That the bundle answered, in the time that the plan remembers; None: none of its rows can be changed, or
+            nobody looked.
     """
 
     readings: Sequence[Reading]
@@ -61,10 +64,11 @@ class Seen:
     refused: frozenset[str] = frozenset()
     other_correction: str | None = None
     is_stopped: bool = False
+    rows: AttributedRows | None = None
 
 
 def served_spans(plan: MitigationPlan, state: LoopState, seen: Seen, from_us: int) -> list[ServedSpan]:
-    """The spans from a time on in which one thing was in force, the present one last; the blend being as it is now.
+    """The spans from a time on in which one thing was in force, the present one last; all but offsets being as now.
 
     A minute in which something changed, or in which servers may not have followed yet, belongs to no span, since panes
     are counted by the minute.
@@ -87,7 +91,8 @@ def served_spans(plan: MitigationPlan, state: LoopState, seen: Seen, from_us: in
         begun_us = 0 if entry.from_us == 0 else entry.from_us + plan.pick_up_us
         start_us = _ceiled(max(from_us, begun_us))
         end_us = _floored(seen.settled_us if following is None else min(seen.settled_us, following.from_us))
-        if entry.blend_weight == now.blend_weight and (start_us < end_us or entry is now):
+        is_as_now = (entry.blend_weight, entry.wide_changes) == (now.blend_weight, now.wide_changes)
+        if is_as_now and (start_us < end_us or entry is now):
             offsets_G = np.array([entry.offsets.get(segment, 0.0) for segment in plan.segments])
             part = seen.outcomes.between(start_us, end_us)
             spans.append(ServedSpan(offsets_G, part.sums("served", plan.segments), part.grid(plan.segments)))
@@ -155,7 +160,7 @@ class Evidence:
 
     def needed(self) -> NeededOffsets:
         """What probabilities without any correction lack."""
-        return needed_offsets(served_spans(self.plan, self.state, self.seen, self._from_us))
+        return needed_offsets(served_spans(self.plan, self.state, self.seen, self.from_us))
 
     def next_offsets(self, needed: NeededOffsets) -> _Floats:
         """The offsets to apply next; 0 for segments that are barred."""
@@ -184,7 +189,8 @@ class Evidence:
         return ", ".join(parts) + (f" and {len(worst) - _MOST_NAMED} more" if len(worst) > _MOST_NAMED else "")
 
     @property
-    def _from_us(self) -> int:
+    def from_us(self) -> int:
+        """Rows before it say nothing of now."""
         return max(self.state.onset_us, self._remembered_us)
 
     @property

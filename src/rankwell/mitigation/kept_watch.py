@@ -26,12 +26,14 @@ from pydantic import ValidationError
 from rankwell.data.atomic_file import AtomicFile
 from rankwell.data.layout import LogLayout
 from rankwell.errors import LogError, MonitoringError, RankwellError
+from rankwell.mitigation.attributed_rows import AttributedLog
 from rankwell.mitigation.folder_watch import FolderWatch
 from rankwell.mitigation.mitigation_folder import MitigationFolder
 from rankwell.mitigation.mitigation_plan import MitigationPlan
 from rankwell.mitigation.mitigation_state import Decision
 from rankwell.mitigation.watch_round import WatchRound
 from rankwell.mitigation.watch_view import WatchView
+from rankwell.mitigation.wide_update import ProximalUpdate
 from rankwell.monitoring.alarm_runs import AlarmRuns
 from rankwell.monitoring.alarm_threshold import AlarmPromise
 from rankwell.monitoring.calibration_watch import CalibrationWatch
@@ -54,6 +56,8 @@ __all__ = ["KeptWatch", "WatchSettings", "why_not_yet"]
 
 _KINDS: Final = 3
 _VIEWS: Final = 2
+_STEP: Final = 0.02
+"""Of a wide update: a weight follows its rows within some 50 clicks, and swings by a tenth."""
 _DAY_US: Final = TICKS_PER_DAY * TICK_US
 _LATEST_US: Final = 2**62 // MINUTE_US * MINUTE_US
 
@@ -258,9 +262,13 @@ class KeptWatch:
         segments = (ALL_ROWS,) if layout.segments is None else layout.segments.top
         if self.settings.deployed is not None:
             plan = MitigationPlan(
-                action=self._action, feature=self.settings.segment, segments=segments, mode=self.settings.mode
+                action=self._action, feature=self.settings.segment, segments=segments, mode=self.settings.mode,
+                wide=ProximalUpdate(step=_STEP),
+            )  # fmt: skip
+            log = AttributedLog(self.settings.folder, self.settings.deployed, self._action)
+            self._mitigation = MitigationFolder(
+                self.settings.deployed, plan, now_us=self._now_us, say=self._problem, log=log
             )
-            self._mitigation = MitigationFolder(self.settings.deployed, plan, now_us=self._now_us, say=self._problem)
         rounds = WatchRound(
             self._watch,
             DriftWatch(layout, promise=promise, kl_too=True),

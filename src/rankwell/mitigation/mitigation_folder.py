@@ -22,6 +22,7 @@ from typing import IO, Final, Self, final
 
 from rankwell.data.atomic_file import AtomicFile
 from rankwell.errors import MitigationError, RankwellError
+from rankwell.mitigation.attributed_rows import AttributedLog, AttributedRows
 from rankwell.mitigation.audit_log import AuditLog
 from rankwell.mitigation.evidence import Seen
 from rankwell.mitigation.fallback import fall_back
@@ -54,6 +55,7 @@ class MitigationFolder:
         plan: What may be done.
         now_us: UTC microseconds, by the clock that the servers go by.
         say: Told what was found damaged.
+        log: Of what the servers answer, for rows to learn from; None: the rung of wide updates is passed over.
 
     Raises:
         MitigationError: Another loop is at work in the folder, or it can't be written to.
@@ -68,10 +70,11 @@ class MitigationFolder:
         *,
         now_us: Callable[[], int],
         say: Callable[[str], None] = lambda _: None,
+        log: AttributedLog | None = None,
     ) -> None:
         self.root, self._plan, self._loop = Path(root), plan, MitigationLoop(plan)
         self._rollout, self._own = RolloutFolder(root), Path(root) / _FOLDER
-        self._now_us, self._say = now_us, say
+        self._now_us, self._say, self._log = now_us, say, log
         self._is_dry = plan.mode == "watch"
         self._lock = None if self._is_dry else self._locked()
         self.audit = AuditLog(self._own / "audit.jsonl")
@@ -127,23 +130,39 @@ class MitigationFolder:
             self._carry_out(found, first, now_us)
             decisions += first
         proposals = self._own / _PROPOSALS
+        answers_since_us = 0 if versions is None else versions.answers_since_us(rollout.current)
         seen = Seen(
             readings=readings,
             outcomes=outcomes,
             settled_us=settled_us,
             bundle_id=rollout.current,
-            answers_since_us=0 if versions is None else versions.answers_since_us(rollout.current),
+            answers_since_us=answers_since_us,
             previous_bundle_id=rollout.previous,
             approved=frozenset(path.stem for path in proposals.glob("*.approved")),
             refused=frozenset(path.stem for path in proposals.glob("*.refused")),
             other_correction=other,
             is_stopped=self.stop_file.exists(),
+            rows=self._rows(readings, rollout.current, settled_us, answers_since_us, now_us),
         )
         state, more = self._loop.after(self._state, seen, now_us)
         decisions += self._carry_out(state, more, now_us)
         if self._state != before and not self._is_dry:
             self._write(self._own / _STATE, self._state.to_json())
         return tuple(decisions)
+
+    def _rows(
+        self, readings: Sequence[Reading], bundle_id: str, settled_us: int, answers_since_us: int, now_us: int
+    ) -> AttributedRows | None:
+        """Read only while something is wrong, since it takes a while."""
+        is_wrong = self._state.phase != "quiet" or any(map(self._plan.concerns, readings))
+        if self._log is None or self._plan.wide is None or not is_wrong:
+            return None
+        since_us = max(settled_us - self._plan.memory_us, answers_since_us, 0)
+        try:
+            return self._log.read(bundle_id, since_us=since_us, until_us=settled_us, now_us=now_us)
+        except (RankwellError, OSError) as error:
+            self._say(f"no rows to learn from: {error}")
+            return None
 
     def close(self) -> None:
         """Let another loop have the folder; what is in force stays until it ends."""

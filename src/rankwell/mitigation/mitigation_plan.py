@@ -16,6 +16,7 @@ from rankwell.errors import MitigationError
 from rankwell.mitigation.bias_correction import BiasCorrection
 from rankwell.mitigation.blend import BlendWeight
 from rankwell.mitigation.mitigation_state import InForce, MitigationKind
+from rankwell.mitigation.wide_update import ProximalUpdate
 from rankwell.monitoring.reading import Reading
 from rankwell.serving.correction import LONGEST_US, Correction
 
@@ -29,8 +30,9 @@ _MINUTE_US: Final = 60_000_000
 class MitigationPlan:
     """What is done when an alarm stands, for one action and the segments of one feature.
 
-    A ladder is climbed one rung at a time: offsets of the segments that are off (`BiasCorrection`); another bundle
-    mixed in (`BlendWeight`), if there is one; the previous bundle; people.
+    A ladder is climbed one rung at a time: offsets of the segments that are off (`BiasCorrection`); weights of the wide
+    part (`ProximalUpdate`), if wanted and the bundle's rows can be changed; another bundle mixed in (`BlendWeight`), if
+    there is one; the previous bundle; people.
 
     Args:
         action: Of the schema.
@@ -47,6 +49,7 @@ class MitigationPlan:
         verify_clicks: So many expected clicks in each corrected segment are enough for a verdict.
         verify_us: A correction without a verdict by then is not renewed.
         most_adjusted: So many adjustments that do not suffice, and it escalates.
+        wide: How weights of the wide part are learned, and how far from those of the bundle; None: no such rung.
         blend_bundle: Another bundle, as in `rankwell.serving.correction.Blend`; None: no such rung.
         blend: Its weight.
         may_fall_back: Whether there is a rung of the previous bundle.
@@ -72,6 +75,7 @@ class MitigationPlan:
     verify_clicks: float = 50.0
     verify_us: int = 120 * _MINUTE_US
     most_adjusted: int = 8
+    wide: ProximalUpdate | None = None
     blend_bundle: str | None = None
     blend: BlendWeight = field(default_factory=BlendWeight)
     may_fall_back: bool = True
@@ -94,9 +98,17 @@ class MitigationPlan:
         columns = {self.action} if reading.name.startswith("calibration") else _served(self.action)
         return reading.is_alarm and reading.column in columns
 
+    def concerns(self, reading: Reading) -> bool:
+        """Whether it is an alarm about this action; where weights may be learned, one of its rate too."""
+        of_rate = reading.is_alarm and reading.name == "rate" and reading.column == self.action
+        return self.accuses(reading) or (self.wide is not None and of_rate)
+
     def after(self, mitigation: MitigationKind) -> MitigationKind:
         """The next rung of the ladder; the last one is "fallback"."""
-        return "blend" if mitigation == "bias_correction" and self.blend_bundle is not None else "fallback"
+        ladder: list[MitigationKind] = ["bias_correction"]
+        ladder += ["wide_update"] if self.wide is not None else []
+        ladder += ["blend"] if self.blend_bundle is not None else []
+        return [*ladder, "fallback"][ladder.index(mitigation) + 1] if mitigation in ladder else "fallback"
 
     def in_force_of(self, correction: Correction) -> InForce:
         """What a correction of this plan puts in force."""
@@ -105,6 +117,8 @@ class MitigationPlan:
             from_us=correction.created_us,
             offsets={int(value): offset for value, offset in offsets.items()},
             blend_weight=0.0 if correction.blend is None else correction.blend.weight,
+            wide_changes=correction.wide_changes,
+            correction_id=correction.id,
         )
 
     def is_in(self, values: set[int]) -> NDArray[np.bool_]:

@@ -16,7 +16,7 @@ Phase = Literal["quiet", "watching", "waiting", "in_force", "left_to_people"]
 """Nothing is known to be wrong; an alarm is looked into; a proposal waits for approval; a mitigation is in force; the
 loop has done what it may."""
 
-MitigationKind = Literal["bias_correction", "blend", "fallback"]
+MitigationKind = Literal["bias_correction", "wide_update", "blend", "fallback"]
 
 DecisionKind = Literal[
     "detect", "pass", "propose", "withdraw", "apply", "adjust", "renew", "keep", "revert", "end", "expire", "fall_back",
@@ -33,11 +33,15 @@ class InForce(Declaration):
         from_us: UTC microseconds; 0: always before.
         offsets: Log-odds by segment; 0 for others.
         blend_weight: Of the other bundle.
+        wide_changes: As `Correction.wide_changes`.
+        correction_id: By which rows that were served under it are known; "": nothing was in force.
     """
 
     from_us: int
     offsets: Mapping[int, float] = Field(default_factory=dict)
     blend_weight: float = 0.0
+    wide_changes: Mapping[str, Mapping[str, Mapping[str, tuple[float, ...]]]] = Field(default_factory=dict)
+    correction_id: str = ""
 
 
 @final

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from rankwell.data.layout import LogColumn, LogLayout
 from rankwell.data.served_columns import served_probability
+from rankwell.mitigation.newest_records import newest_served
 from rankwell.monitoring.flat_rows import FlatRows
 from rankwell.monitoring.pane_layout import ALL_ROWS, CategoricalBins
 from rankwell.schema import Schema
-from rankwell.serving.log_folder import LogFolder, Segment
-from rankwell.serving.log_reader import read_records
-from rankwell.serving.served_record import ServedRecord
+from rankwell.serving.log_folder import LogFolder
 
 __all__ = ["RequestToLookAt", "requests_to_look_at"]
 
 _PRICE: Final = "served_price_micros"
 _MOST_SEGMENTS: Final = 8
 """Of each stream, its newest: a few requests are wanted, and not all there are."""
+_MOST_REQUESTS: Final = 2**62
 
 
 @final
@@ -82,31 +79,12 @@ def requests_to_look_at(
     log = LogFolder(Path(folder) / "served", "served")
     schema = log.schema()
     best: list[RequestToLookAt] = []
-    for served in _newest(log, schema, since_us, until_us):
+    for served in newest_served(
+        log, schema, since_us, until_us, most_segments=_MOST_SEGMENTS, most_rows=_MOST_REQUESTS
+    ):
         more = _shown(served, schema, action, column, segments, segment)
         best = _dearest([*best, *more], num)
     return tuple(best)
-
-
-def _newest(log: LogFolder, schema: Schema, since_us: int, until_us: int) -> Iterator[Any]:
-    """What was served in a time, stream by stream from the newest segment back, as far as it lies in there."""
-    record = ServedRecord(schema)
-    by_worker: dict[str, list[Segment]] = {}
-    for one in log.list_segments():
-        by_worker.setdefault(one.worker, []).append(one)
-    time_us = str(schema.time)
-    for mine in by_worker.values():
-        for one in mine[: -_MOST_SEGMENTS - 1 : -1]:
-            oldest_us = until_us
-            for records, _, _ in read_records(log, None, on_damage=lambda _: None, segments=[one]):
-                served = record.unpacked(records)
-                times = pc.cast(served[time_us], pa.int64())
-                oldest_us = min(oldest_us, pc.min(times).as_py() or until_us)
-                inside = served.filter(pc.and_(pc.greater_equal(times, since_us), pc.less(times, until_us)))
-                if len(inside):
-                    yield inside
-            if oldest_us < since_us:
-                break
 
 
 def _shown(

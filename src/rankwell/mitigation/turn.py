@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, final
 
+from rankwell.mitigation.attributed_rows import RowChanges
 from rankwell.mitigation.evidence import Evidence, Seen
 from rankwell.mitigation.mitigation_plan import MitigationPlan
 from rankwell.mitigation.mitigation_state import Decision, DecisionKind, InForce, LoopState
@@ -83,13 +84,14 @@ class Turn:
         reason: str,
         *,
         log_odds_offsets: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
+        wide_changes: RowChanges | None = None,
         blend: Blend | None = None,
     ) -> Correction:
         """A new one of the bundle that answers, with its end."""
         return Correction(
             id=f"{OWN}{self.now_us}-{state.sequence + 1}", bundle_id=self.seen.bundle_id, created_us=self.now_us,
             expires_us=self.now_us + self.plan.lifetime_us, reason=reason[:_LONGEST_REASON],
-            log_odds_offsets=log_odds_offsets or {}, blend=blend,
+            log_odds_offsets=log_odds_offsets or {}, wide_changes=wide_changes or {}, blend=blend,
         )  # fmt: skip
 
     def proposed_or_applied(self, state: LoopState, correction: Correction) -> Decided:

@@ -18,7 +18,7 @@ from rankwell.tables.hashing import mix64_each, name_salt
 from rankwell.tables.loan import IdColumn, Loan
 from rankwell.tables.row_source import RowSource
 
-__all__ = ["ChangedRows", "RowChange"]
+__all__ = ["ChangedRows", "RowChange", "row_keys"]
 
 
 @final
@@ -98,11 +98,24 @@ class ChangedRows(RowSource):
         return loan
 
     def _add(self, change: RowChange, column: IdColumn, rows_nW: NDArray[np.float32]) -> None:
-        ids_n, spec = column.ids.numpy(), self._specs[column.table]
-        keys_n = ids_n
-        if spec.hashed:
-            mixed_n = mix64_each(ids_n.astype(np.int64).view(np.uint64) ^ np.uint64(name_salt(spec.name)))
-            keys_n = np.where(ids_n >= 0, (mixed_n % np.uint64(spec.size)).view(np.int64), ids_n)
+        ids_n = column.ids.numpy()
+        keys_n = row_keys(self._specs[column.table], ids_n)
         places_n = np.searchsorted(change.keys_u, keys_n).clip(max=len(change.keys_u) - 1)
         is_changed_n = (change.keys_u[places_n] == keys_n) & (ids_n >= 0)
         rows_nW[is_changed_n] += change.added_uW[places_n[is_changed_n]]
+
+
+def row_keys(spec: TableSpec, ids_n: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The keys that changes name a table's rows by: ids, or numbers of rows where ids are hashed to rows.
+
+    Args:
+        spec: Of the table.
+        ids_n: int64; what is negative stays as it is.
+
+    >>> row_keys(TableSpec(name="job", num_ids=10), np.array([4, -1])).tolist()
+    [4, -1]
+    """
+    if not spec.hashed:
+        return ids_n
+    mixed_n = mix64_each(ids_n.astype(np.int64).view(np.uint64) ^ np.uint64(name_salt(spec.name)))
+    return np.where(ids_n >= 0, (mixed_n % np.uint64(spec.size)).view(np.int64), ids_n)
