@@ -78,7 +78,7 @@ def greedy(
     >>> ranked.item_ids.tolist(), ranked.propensities.tolist()
     ([3, 5, 7], [1.0, 1.0, 1.0])
     """
-    best = torch.from_numpy(best_first(item_ids_K, utilities_K, logits_K, length=length))
+    best = torch.from_numpy(best_first(utilities_K, logits_K, item_ids_K, length=length))
     return RankedList(
         item_ids=item_ids_K.index_select(0, best),
         probabilities=probabilities_K.index_select(0, best),
@@ -87,11 +87,11 @@ def greedy(
     )
 
 
-def best_first(item_ids_K: Tensor, utilities_K: Tensor, logits_K: Tensor, *, length: int) -> NDArray[np.int64]:
-    """The places of the candidates in the order of `greedy`; the arguments, and what it raises, are its own.
+def best_first(utilities_K: Tensor, logits_K: Tensor, item_ids_K: Tensor, *, length: int) -> NDArray[np.int64]:
+    """The places of the candidates in the order of `greedy`, by its keys, first to last; what it raises is its own.
 
     >>> p = torch.tensor([0.2, 0.4, 0.2])
-    >>> best_first(torch.tensor([7, 3, 5]), p, p.logit(), length=2)
+    >>> best_first(p, p.logit(), torch.tensor([7, 3, 5]), length=2)
     array([1, 2])
     """
     if length < 1:

@@ -74,7 +74,7 @@ class SlotExploration:
     ) -> RankedList:
         """See `Policy`."""
         num = len(item_ids_K)
-        best = best_first(item_ids_K, utilities_K, logits_K, length=length if length < 1 else max(length, num))
+        best = best_first(utilities_K, logits_K, item_ids_K, length=length if length < 1 else max(length, num))
         num_shown = min(length, num)
         explores = np.zeros(num_shown, bool)
         explores[[slot - 1 for slot in self.slots if slot <= num_shown]] = True
