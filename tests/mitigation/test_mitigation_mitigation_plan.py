@@ -1,4 +1,4 @@
-"""Which alarms a plan takes as its own."""
+"""Which alarms a plan takes as its own, and its ladder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import dataclasses
 import pytest
 
 from rankwell.mitigation.mitigation_plan import MitigationPlan
+from rankwell.mitigation.mitigation_state import MitigationKind
+from rankwell.mitigation.wide_update import ProximalUpdate
 from rankwell.monitoring.reading import Reading
 
 PLAN = MitigationPlan(action="click", feature="title", segments=(3, 7))
@@ -34,3 +36,28 @@ def test_alarms_of_its_own_action_accuse(name: str, column: str, is_accused: boo
     reading = dataclasses.replace(ALARM, name=name, column=column)
     assert PLAN.accuses(reading) is is_accused
     assert not PLAN.accuses(dataclasses.replace(reading, is_alarm=False))
+
+
+def test_of_its_rate_it_is_concerned_where_weights_may_be_learned() -> None:
+    rate, wide = (
+        dataclasses.replace(ALARM, name="rate", column="click"),
+        dataclasses.replace(PLAN, wide=ProximalUpdate()),
+    )
+    assert (PLAN.concerns(rate), wide.concerns(rate), wide.accuses(rate)) == (False, True, False)
+    assert not wide.concerns(dataclasses.replace(rate, column="apply"))
+    assert not wide.concerns(dataclasses.replace(rate, is_alarm=False))
+    assert PLAN.concerns(ALARM)
+
+
+@pytest.mark.parametrize("wide", [None, ProximalUpdate()])
+@pytest.mark.parametrize("blend", [None, "bundles/fast"])
+def test_rungs_that_are_not_wanted_are_passed_over(wide: ProximalUpdate | None, blend: str | None) -> None:
+    plan = dataclasses.replace(PLAN, wide=wide, blend_bundle=blend)
+    expected: list[MitigationKind] = ["bias_correction"]
+    expected += ["wide_update"] if wide else []
+    expected += ["blend"] if blend else []
+    climbed: list[MitigationKind] = ["bias_correction"]
+    while climbed[-1] != "fallback":
+        climbed.append(plan.after(climbed[-1]))
+    assert climbed == [*expected, "fallback"]
+    assert plan.after("fallback") == "fallback"

@@ -10,6 +10,7 @@ import pytest
 from served_world import pointer
 from wide_world import PLAN, WideWorld
 
+from rankwell.errors import LogError
 from rankwell.mitigation import mitigation_folder
 from rankwell.mitigation.mitigation_folder import MitigationFolder
 from rankwell.mitigation.wide_update import ProximalUpdate
@@ -53,11 +54,11 @@ def test_weights_of_what_has_moved_follow_and_are_taken_back_when_it_returns(tmp
 def test_no_weight_leaves_the_trust_region(tmp_path: Path) -> None:
     plan = replace(PLAN, wide=ProximalUpdate(step=0.05, largest_change=0.3))
     world, largest = world_of(tmp_path), 0.0
-    while world.minute < 300:
+    while world.minute < 210:
         world.run(15, plan)
         largest = max([largest, *map(abs, world.changes().values())])
     assert largest == pytest.approx(0.3)
-    assert -0.45 < world.error(UP, 240, 300) < -0.35
+    assert -0.45 < world.error(UP, 180, 210) < -0.35
 
 
 @pytest.mark.slow  # three hours of twenty worlds
@@ -137,6 +138,38 @@ def test_what_does_harm_is_reverted_before_it_was_found_to_do_good(tmp_path: Pat
     assert "keep" not in kinds
     assert "revert" in kinds
     assert world.correction() is None
+
+
+def test_what_does_not_suffice_is_taken_back_and_people_are_called(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    world.run(180)
+    assert world.changes()
+    calm, world.moved = world.moved, lambda minute: {**calm(minute), **dict.fromkeys((3, 15, 19), -1.5)}
+    # too little for what comes on top
+    plan = replace(PLAN, wide=ProximalUpdate(step=0.02, largest_change=0.4), most_adjusted=2)
+    whole = world.readings
+    world.readings = lambda settled_us: [  # type: ignore[method-assign]
+        *whole(settled_us), replace(whole(settled_us)[0], name="calibration_served", segment=3, is_alarm=True)
+    ]  # fmt: skip
+    kinds = [decision.kind for decision in world.run(240, plan)]
+    assert "revert" in kinds
+    assert kinds[-1] == "page", "no blend, and no bundle to go back to"
+    assert world.correction() is None
+
+
+def test_a_log_that_cannot_be_read_is_said_and_changes_nothing(tmp_path: Path) -> None:
+    class Broken:
+        def read(self, bundle_id: str, **times: int) -> None:
+            raise LogError("no such log", found=bundle_id)
+
+    world, said = world_of(tmp_path), list[str]()
+    world.run(90)
+    with MitigationFolder(
+        tmp_path, PLAN, now_us=lambda: world.now_us, say=said.append, log=Broken()  # type: ignore[arg-type]
+    ) as folder:  # fmt: skip
+        settled_us = world.now_us
+        assert folder.look(world.readings(settled_us), world.outcomes, settled_us=settled_us) == ()
+    assert ["no rows to learn from" in text for text in said] == [True]
 
 
 def test_offsets_come_first_where_the_title_is_off(tmp_path: Path) -> None:

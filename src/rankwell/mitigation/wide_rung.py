@@ -60,14 +60,17 @@ class WideRung(Rung):
         wanted = _worth(learned)
         if not wanted and (learned or (state.is_verified and z < SURE)):
             return turn.ended(state, "nothing is off without it any more, as far as clicks tell")
-        if _is_another(evidence.row_changes(wanted), state) and state.num_adjusted < plan.most_adjusted:
-            again = state.model_copy(update={"num_adjusted": state.num_adjusted + 1})
-            return _applied(turn, again, evidence, wanted, "adjust", f"{_named(wanted)}, by more rows")
         judged = turn.evidence(state).of_now()
         accused_G = plan.is_in({*state.accused})
         is_enough_G = judged.expected_G >= plan.verify_clicks
-        if state.is_verified and (accused_G & is_enough_G & judged.is_beyond(plan.tolerance, SURE + 1)).any():
-            return turn.escalated(state, "it does not suffice")
+        is_off_G = accused_G & is_enough_G & judged.is_beyond(plan.tolerance, SURE + 1)
+        if z > SURE and is_enough_G[accused_G].all() and not is_off_G.any():
+            state = state.model_copy(update={"num_adjusted": 0})
+        if _is_another(evidence.row_changes(wanted), state) and state.num_adjusted < plan.most_adjusted:
+            again = state.model_copy(update={"num_adjusted": state.num_adjusted + 1})
+            return _applied(turn, again, evidence, wanted, "adjust", f"{_named(wanted)}, by more rows")
+        if state.is_verified and is_off_G.any():
+            return turn.escalated(state, f"{plan.named(is_off_G)} is off all the same")
         return _kept(turn, state, z, gain)
 
 
@@ -116,8 +119,6 @@ def _is_another(wanted: dict[str, dict[str, dict[str, tuple[float, ...]]]], stat
 
 def _kept(turn: Turn, state: LoopState, z: float, gain: float) -> Decided:
     decisions: tuple[Decision, ...] = ()
-    if z > SURE:
-        state = state.model_copy(update={"num_adjusted": 0})
     if z > SURE and not state.is_verified:
         reason = f"with it the loss is less by {gain:.1f} nats (z {z:+.1f}) on what was served under it"
         verified = state.model_copy(update={"is_verified": True})
