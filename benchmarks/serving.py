@@ -37,11 +37,9 @@ import numpy as np
 from contenders.environment import python_of
 from contenders.findings import Findings
 from contenders.open_loop import Load, drive
-from contenders.serving_world import NOW_US, bundle_of, feature_rows, served_schema
+from contenders.serving_world import NOW_US, bundle_of, write_store
 from rankwell.serving.bundle import write_bundle
 from rankwell.serving.deployment import write_deployment
-from rankwell.serving.feature_table import write_feature_table
-from rankwell.serving.stored_columns import StoredColumns
 from rankwell.tables.native import native
 
 NUM_ITEMS, NUM_MEMBERS = 100_000, 20_000
@@ -183,10 +181,7 @@ def main() -> None:
     findings = Findings("ranking over HTTP, one core for the server and one for the client")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_feature_table(
-            folder / "features", StoredColumns(served_schema()), **feature_rows(NUM_ITEMS, NUM_MEMBERS),
-            declared={"home": (52.5, 13.4), "job_place": (52.5, 13.4)},
-        )  # fmt: skip
+        write_store(folder / "features", NUM_ITEMS, NUM_MEMBERS)
         rates = {}
         for case in given.cases:
             bundle = bundle_of(case)

@@ -36,10 +36,8 @@ from scipy import stats
 from contenders.findings import Findings
 from contenders.live_server import LiveServer
 from contenders.open_loop import Load, drive
-from contenders.serving_world import bundle_of, feature_rows, served_schema
+from contenders.serving_world import bundle_of, write_store
 from rankwell.serving.deployment import write_deployment
-from rankwell.serving.feature_table import write_feature_table
-from rankwell.serving.stored_columns import StoredColumns
 
 NUM_ITEMS, NUM_MEMBERS, NUM_CANDIDATES, NUM_SHOWN = 20_000, 5_000, 500, 50
 RATE, SEGMENT, TICK_S = 40.0, "job_title", 900
@@ -176,10 +174,7 @@ def main() -> None:
     findings = Findings("a server that is watched, a round each few seconds in place of each quarter-hour")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_feature_table(
-            folder / "features", StoredColumns(served_schema()), **feature_rows(NUM_ITEMS, NUM_MEMBERS),
-            declared={"home": (52.5, 13.4), "job_place": (52.5, 13.4)},
-        )  # fmt: skip
+        write_store(folder / "features", NUM_ITEMS, NUM_MEMBERS)
         write_deployment(bundle_of("history"), folder / "bundle")
         words = [str(folder / "bundle"), "--features", str(folder / "features"), "--log", str(folder / "log")]
         os.sched_setaffinity(0, {SERVER_CORE})  # the server's processes inherit it

@@ -6,6 +6,7 @@ would find in earnest, and costs what it would cost.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -21,11 +22,13 @@ from rankwell.models.transformer import RankingTransformer, TransformerSettings
 from rankwell.schema import Categorical, Numeric, Place, Schema
 from rankwell.serving.bundle import Bundle
 from rankwell.serving.example_request import example_request
+from rankwell.serving.feature_table import write_feature_table
+from rankwell.serving.stored_columns import StoredColumns
 from rankwell.simulation.schema import marketplace_schema
 from rankwell.tables.adagrad import RowWiseAdaGrad
 from rankwell.types import Batch
 
-__all__ = ["KINDS", "NOW_US", "NUM_EVENTS", "bundle_of", "feature_rows", "requests", "served_schema"]
+__all__ = ["KINDS", "NOW_US", "NUM_EVENTS", "bundle_of", "feature_rows", "requests", "served_schema", "write_store"]
 
 NUM_EVENTS: Final = 50
 NOW_US: Final = 1_700_000_000_000_000
@@ -77,6 +80,14 @@ def requests(bundle: Bundle, num: int, *, num_candidates: int, num_events: int =
         example_request(schema, statistics, num_candidates=num_candidates, num_events=num_events, seed=10_000 + seed)
         for seed in range(num)
     ]
+
+
+def write_store(folder: Path, num_items: int, num_members: int) -> None:
+    """A feature table of the served world."""
+    write_feature_table(
+        folder, StoredColumns(served_schema()), **feature_rows(num_items, num_members),
+        declared={"home": (52.5, 13.4), "job_place": (52.5, 13.4)},
+    )  # fmt: skip
 
 
 def feature_rows(num_items: int, num_members: int, seed: int = 0) -> dict[str, dict[str, object]]:

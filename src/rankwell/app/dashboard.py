@@ -118,7 +118,7 @@ def _bars(view: WatchView) -> list[_Bar]:
     nearest: dict[tuple[str, str, int], tuple[float, Reading]] = {}
     for reading in _drift(view):
         if math.isfinite(reading.value) and math.isfinite(reading.limit) and reading.limit > 0:
-            key, share = (reading.name, reading.column, reading.segment), reading.value / reading.limit
+            key, share = reading.key, reading.value / reading.limit
             if key not in nearest or share > nearest[key][0]:
                 nearest[key] = share, reading
     ordered = sorted(nearest.values(), key=lambda pair: (not pair[1].is_alarm, -pair[0]))

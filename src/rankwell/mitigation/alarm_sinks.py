@@ -54,7 +54,7 @@ class LogSink:
 def _line(view: WatchView, run: AlarmRun) -> str:
     where = segment_text(view.feature, run.segment)
     for reading in view.report.readings:
-        if reading.is_alarm and (reading.name, reading.column, reading.segment) == (run.name, run.column, run.segment):
+        if reading.is_alarm and reading.key == run.key:
             return (
                 f"{run.name} {run.column} in {where}: {reading.value:.4g} {reading.unit}, limit {reading.limit:.4g}, "
                 f"{reading.num_rows} rows of {reading.window_s / 60:.0f} min"

@@ -66,7 +66,7 @@ def alarm_message(view: WatchView) -> dict[str, Any]:
         found = next(
             (
                 one for one in view.report.readings
-                if one.is_alarm and (one.name, one.column, one.segment) == (run.name, run.column, run.segment)
+                if one.is_alarm and one.key == run.key
             ),
             None,
         )  # fmt: skip

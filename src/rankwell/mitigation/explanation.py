@@ -170,13 +170,9 @@ def of_latest_incident(readings: Iterable[Reading], standing: Iterable[AlarmRun]
         readings: Of a round.
         standing: The alarms in force after it.
     """
-    since = {(run.name, run.column, run.segment): run.since_us for run in standing}
+    since = {run.key: run.since_us for run in standing}
     latest_us = max(since.values(), default=0)
-    return [
-        reading
-        for reading in readings
-        if latest_us - since.get((reading.name, reading.column, reading.segment), latest_us) < _ONE_INCIDENT_US
-    ]
+    return [reading for reading in readings if latest_us - since.get(reading.key, latest_us) < _ONE_INCIDENT_US]
 
 
 def _is_scored(cause: Cause) -> bool:

@@ -13,9 +13,9 @@ of the log that are there; without its layout with a new one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self, final
 
@@ -30,7 +30,6 @@ from rankwell.mitigation.attributed_rows import AttributedLog
 from rankwell.mitigation.folder_watch import FolderWatch
 from rankwell.mitigation.mitigation_folder import MitigationFolder
 from rankwell.mitigation.mitigation_plan import MitigationPlan
-from rankwell.mitigation.mitigation_state import Decision
 from rankwell.mitigation.watch_round import WatchRound
 from rankwell.mitigation.watch_view import WatchView
 from rankwell.mitigation.wide_update import ProximalUpdate
@@ -41,7 +40,6 @@ from rankwell.monitoring.drift_watch import DriftWatch
 from rankwell.monitoring.pane import MINUTE_US
 from rankwell.monitoring.pane_layout import ALL_ROWS, PaneLayout
 from rankwell.monitoring.rate_watch import RateWatch
-from rankwell.monitoring.reading import Reading
 from rankwell.monitoring.reference_layout import reference_layout, segment_features
 from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
 from rankwell.monitoring.watch_counts import WatchCounts
@@ -165,10 +163,9 @@ class KeptWatch:
         if self._mitigation is not None:
             self._heard = self._mitigation.words()
         report = self._round.after(now_us=now_us, known_bundles=self._known_bundles())
-        report = replace(report, decisions=self._mitigated(report.readings))
         standing = self._round.alarms.standing
-        keys = {(run.name, run.column, run.segment) for run in standing}
-        ended = tuple(run for run in before if (run.name, run.column, run.segment) not in keys)
+        keys = {run.key for run in standing}
+        ended = tuple(run for run in before if run.key not in keys)
         counts = self._watch.counts
         bundle_id, correction = self._served(now_us)
         self._say_strangers(report.window_end_us)
@@ -195,18 +192,6 @@ class KeptWatch:
             OSError: The disk does not take it.
         """
         self._write(self._own / "alarms.json", self._round.alarms.to_json())
-
-    def _mitigated(self, readings: Sequence[Reading]) -> tuple[Decision, ...]:
-        """What fails here is said, and alarms are told all the same."""
-        if self._mitigation is None:
-            return ()
-        counts = self._watch.counts
-        settled_us = counts.settled_us // MINUTE_US * MINUTE_US
-        try:
-            return self._mitigation.look(readings, counts.outcomes, settled_us=settled_us, versions=counts.versions)
-        except RankwellError as error:
-            self._problem(f"nothing is mitigated: {error}")
-            return ()
 
     # --- what is kept
 
@@ -273,6 +258,8 @@ class KeptWatch:
             self._watch,
             DriftWatch(layout, promise=promise, kl_too=True),
             CalibrationWatch(_VIEWS * len(segments), promise),
+            self._mitigation,
+            on_failure=lambda error: self._problem(f"nothing is mitigated: {error}"),
             rates=RateWatch(layout.segments, promise=promise),
         )
         path = self._own / "alarms.json"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, final
 
-from rankwell.errors import MonitoringError
+from rankwell.errors import MonitoringError, RankwellError
 from rankwell.mitigation.explanation import Explanation, explained, of_latest_incident
 from rankwell.mitigation.folder_watch import FolderWatch
 from rankwell.mitigation.mitigation_folder import MitigationFolder
@@ -64,6 +65,8 @@ class WatchRound:
         drift: Limits of drift, of the layout that is counted.
         calibration: Limits of calibration.
         mitigation: What acts on readings; None: nothing does.
+        on_failure: Told why it could not, and the round goes on, so that alarms are told all the same; by default it
+            is raised.
         rates: Limits of how often what is shown is acted on; None: it isn't looked at.
     """
 
@@ -74,12 +77,13 @@ class WatchRound:
         calibration: CalibrationWatch,
         mitigation: MitigationFolder | None = None,
         *,
+        on_failure: Callable[[RankwellError], None] | None = None,
         rates: RateWatch | None = None,
     ) -> None:
         if drift.layout != watch.counts.pane.layout:
             raise MonitoringError("drift is watched of another layout", do="count with the layout that is watched")
         self._watch, self._drift, self._calibration, self._mitigation = watch, drift, calibration, mitigation
-        self._rates = rates
+        self._on_failure, self._rates = on_failure, rates
         bins = drift.layout.segments
         self.segments: tuple[int, ...] = (ALL_ROWS,) if bins is None else bins.top
         self.alarms = AlarmRuns()
@@ -105,12 +109,7 @@ class WatchRound:
         quiet = silence(counts.pane, end_us)
         readings.append(report_delay(counts.reported_until_us, now_us, num_waiting=counts.pending.num_pending))
         self.alarms, new = self.alarms.after([*readings, quiet], now_us=now_us)
-        decisions: tuple[Decision, ...] = ()
-        if self._mitigation is not None:
-            decisions = self._mitigation.look(
-                readings, counts.outcomes, settled_us=counts.settled_us // MINUTE_US * MINUTE_US,
-                versions=counts.versions,
-            )  # fmt: skip
+        decisions = self._mitigated(readings)
         last = counts.outcomes.between(settled_us - TICK_US, settled_us)
         spend = dict(zip(self.segments, last.spend_micros(self.segments).tolist(), strict=True))
         explanation = explained(
@@ -124,6 +123,19 @@ class WatchRound:
         if explanation is not None:
             explanation = self._with_requests(explanation)
         return RoundReport(end_us, num_rows, (*readings, quiet), new, decisions, spend, explanation)
+
+    def _mitigated(self, readings: Sequence[Reading]) -> tuple[Decision, ...]:
+        if self._mitigation is None:
+            return ()
+        counts = self._watch.counts
+        settled_us = counts.settled_us // MINUTE_US * MINUTE_US
+        try:
+            return self._mitigation.look(readings, counts.outcomes, settled_us=settled_us, versions=counts.versions)
+        except RankwellError as error:
+            if self._on_failure is None:
+                raise
+            self._on_failure(error)
+            return ()
 
     def _with_requests(self, explanation: Explanation) -> Explanation:
         first = explanation.causes[0]

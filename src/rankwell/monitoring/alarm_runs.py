@@ -34,6 +34,11 @@ class AlarmRun:
     since_us: int
     last_us: int
 
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """That of its readings."""
+        return self.name, self.column, self.segment
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -70,13 +75,13 @@ class AlarmRuns:
             now_us: When, UTC microseconds. The same or an earlier time again raises nothing anew.
         """
         standing = {
-            (run.name, run.column, run.segment): run
+            run.key: run
             for run in self.standing
             if now_us - run.last_us <= self.rearm_us
         }  # fmt: skip
         new = []
         for reading in readings:
-            key = reading.name, reading.column, reading.segment
+            key = reading.key
             if not reading.is_alarm:
                 continue
             if key in standing:
@@ -84,12 +89,12 @@ class AlarmRuns:
             else:
                 standing[key] = AlarmRun(*key, since_us=now_us, last_us=now_us)
                 new.append(standing[key])
-        ordered = sorted(standing.values(), key=lambda run: (run.since_us, run.name, run.column, run.segment))
+        ordered = sorted(standing.values(), key=lambda run: (run.since_us, *run.key))
         return replace(self, standing=tuple(ordered)), tuple(new)
 
     def to_json(self) -> str:
         """For a file: all that a watch has to keep besides its panes."""
-        rows = [[run.name, run.column, run.segment, run.since_us, run.last_us] for run in self.standing]
+        rows = [[*run.key, run.since_us, run.last_us] for run in self.standing]
         return json.dumps({"standing": rows, "rearm_us": self.rearm_us})
 
     @classmethod

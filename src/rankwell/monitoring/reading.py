@@ -55,6 +55,11 @@ class Reading:
     is_alarm: bool
 
     @property
+    def key(self) -> tuple[str, str, int]:
+        """What is looked at where: the same for all windows of a statistic."""
+        return self.name, self.column, self.segment
+
+    @property
     def window_s(self) -> float:
         """How long the window is, in seconds."""
         return (self.window_end_us - self.window_start_us) / 1e6

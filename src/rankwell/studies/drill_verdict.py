@@ -69,7 +69,7 @@ def _story(drill: Drill) -> _Story:
     during = [(time_us, report) for time_us, report in during if drill.onset_us < time_us <= drill.fixed_us]
     drifted = clicked = mitigated = None
     causes: list[Cause] = []
-    older = {_what(r) for r in drill.rounds[0].readings if r.is_alarm}  # whatever they are of, it is not the incident
+    older = {r.key for r in drill.rounds[0].readings if r.is_alarm}  # whatever they are of, it is not the incident
     for time_us, report in during:
         alarms = [reading for reading in report.readings if reading.is_alarm]
         of_clicks = [r for r in alarms if _is_of_clicks(r) and (not hurt or r.segment in hurt)]
@@ -80,7 +80,7 @@ def _story(drill: Drill) -> _Story:
         if clicked is None and has_labels and (of_clicks or "apply" in kinds):
             clicked = time_us
         if not causes:
-            causes = ranked_causes((r for r in alarms if _what(r) not in older), report.spend_micros)
+            causes = ranked_causes((r for r in alarms if r.key not in older), report.spend_micros)
         if mitigated is None and "apply" in kinds:
             mitigated = time_us
     after = [window for window in drill.windows if mitigated is not None and window.start_us >= mitigated]
@@ -88,10 +88,6 @@ def _story(drill: Drill) -> _Story:
     served_since = [window for window in drill.windows if window.start_us >= drill.fixed_us]
     gone = next((window.start_us for window in served_since if not window.correction_ids), None)
     return _Story(drifted, clicked, causes, mitigated, num_applied, within[0] if within else None, gone)
-
-
-def _what(reading: Reading) -> tuple[str, str, int]:
-    return reading.name, reading.column, reading.segment
 
 
 def _is_of_clicks(reading: Reading) -> bool:
