@@ -19,6 +19,7 @@ from rankwell.mitigation.bias_correction import NeededOffsets, ServedSpan, neede
 from rankwell.mitigation.mitigation_plan import MitigationPlan
 from rankwell.mitigation.mitigation_state import LoopState
 from rankwell.monitoring.outcome_pane import OutcomePane
+from rankwell.monitoring.pane import Pane
 from rankwell.monitoring.reading import Reading
 
 __all__ = ["SURE", "AsServed", "Evidence", "Seen", "served_spans"]
@@ -52,6 +53,7 @@ class Seen:
         is_stopped: Whether the kill switch is on.
         rows: That the bundle answered, in the time that the plan remembers; None: none of its rows can be changed, or
             nobody looked.
+        pane: What was counted of watched columns, a day and more of it; None: it isn't known when a feature returns.
     """
 
     readings: Sequence[Reading]
@@ -65,6 +67,7 @@ class Seen:
     other_correction: str | None = None
     is_stopped: bool = False
     rows: AttributedRows | None = None
+    pane: Pane | None = None
 
 
 def served_spans(plan: MitigationPlan, state: LoopState, seen: Seen, from_us: int) -> list[ServedSpan]:

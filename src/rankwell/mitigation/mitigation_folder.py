@@ -31,6 +31,7 @@ from rankwell.mitigation.mitigation_plan import MitigationPlan
 from rankwell.mitigation.mitigation_state import Decision, InForce, LoopState
 from rankwell.mitigation.turn import OWN
 from rankwell.monitoring.outcome_pane import OutcomePane
+from rankwell.monitoring.pane import Pane
 from rankwell.monitoring.reading import Reading
 from rankwell.monitoring.version_pane import VersionPane
 from rankwell.serving.correction import CORRECTIONS, Correction, read_correction
@@ -104,6 +105,7 @@ class MitigationFolder:
         *,
         settled_us: int,
         versions: VersionPane | None = None,
+        pane: Pane | None = None,
     ) -> tuple[Decision, ...]:
         """One round, to be called after each window.
 
@@ -112,6 +114,7 @@ class MitigationFolder:
             outcomes: What was promised and what came of it, at least of the minutes that the plan remembers.
             settled_us: Labels of requests before it are all known; a whole minute.
             versions: Which bundle answered when; None: the one that answers now always has.
+            pane: Of the watched columns, a day and more of it; None: labels alone tell when a correction is to end.
 
         Returns:
             What was decided; "page" and "fail" are for people.
@@ -143,6 +146,7 @@ class MitigationFolder:
             other_correction=other,
             is_stopped=self.stop_file.exists(),
             rows=self._rows(readings, rollout.current, settled_us, answers_since_us, now_us),
+            pane=pane,
         )
         state, more = self._loop.after(self._state, seen, now_us)
         decisions += self._carry_out(state, more, now_us)

@@ -6,8 +6,9 @@ decision can be replayed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final, final
 
 from rankwell.mitigation.blend_rung import BlendRung
@@ -18,6 +19,7 @@ from rankwell.mitigation.mitigation_state import InForce, LoopState, MitigationK
 from rankwell.mitigation.offset_rung import OffsetRung
 from rankwell.mitigation.rung import Rung
 from rankwell.mitigation.turn import Decided, Turn, decided, removed
+from rankwell.mitigation.upstream_drift import UpstreamDrift, known_drifts, near, that_are_over
 from rankwell.mitigation.wide_rung import WideRung
 from rankwell.serving.correction import Correction
 
@@ -62,6 +64,9 @@ class MitigationLoop:
         state, decisions = _caught_up(turn, state)
         state, more = _accused(turn, state)
         decisions += more
+        state, more = _returned(turn, state)
+        if more:  # nothing that was seen until now says what is wrong from now on
+            return state, decisions + more
         rung = _RUNGS[state.mitigation]
         match state.phase:
             case "watching":
@@ -160,6 +165,8 @@ def _of_the_bundle(turn: Turn, state: LoopState) -> Decided:
 def _accused(turn: Turn, state: LoopState) -> Decided:
     """Whom alarms about the bundle that answers name; the first one opens an incident."""
     since_us = turn.seen.answers_since_us
+    if state.phase == "quiet":
+        since_us = max(since_us, state.onset_us)
     is_heard = turn.plan.accuses if turn.seen.rows is None else turn.plan.concerns
     alarms = [r for r in turn.seen.readings if is_heard(r) and r.window_end_us > since_us]
     if not alarms:
@@ -172,10 +179,46 @@ def _accused(turn: Turn, state: LoopState) -> Decided:
     onset_us = max(min(reading.window_start_us for reading in alarms), state.onset_us)
     first = alarms[0]
     return turn.decided(
-        state.model_copy(update={"phase": "watching", "onset_us": onset_us}), "detect",
+        state.model_copy(update={"phase": "watching", "onset_us": onset_us, "drifts": near(state.drifts, onset_us)}),
+        "detect",
         f"{len(alarms)} alarms; {first.name} of {first.column} in segment {first.segment}: {first.value:.3g} "
         f"{first.unit}, limit {first.limit:.3g}",
     )  # fmt: skip
+
+
+def _returned(turn: Turn, state: LoopState) -> Decided:
+    """Features that drifted before anything was applied; when all are what they were, what they brought about is over.
+
+    What drifts under a correction is not looked at: what is shown changes with a correction, too.
+    """
+    pane, readings, is_quiet = turn.seen.pane, turn.seen.readings, state.phase == "quiet"
+    if pane is None:
+        return state, ()
+    if state.phase in ("quiet", "watching", "waiting"):
+        drifts = known_drifts(state.drifts, readings, pane)
+        state = state.model_copy(update={"drifts": drifts if is_quiet else near(drifts, state.onset_us)})
+    drifting = [drift for drift in state.drifts if drift.returned_us is None]
+    over = that_are_over(drifting, readings, pane)
+    if not over or (not is_quiet and len(over) < len(drifting)):
+        return state, ()
+    keys = {drift.key for drift in over}
+    drifts = (*(drift for drift in state.drifts if drift.key not in keys), *over)
+    since_us = max(state.onset_us, *(drift.returned_us or 0 for drift in over))
+    state = state.model_copy(update={"drifts": drifts, "onset_us": since_us})  # rows before say nothing of now
+    reason, proposal = _said(over), state.proposal
+    if is_quiet:
+        return state, ()
+    if state.correction is not None:
+        return turn.ended(state, reason)
+    if proposal is not None:
+        return turn.quiet(state, "withdraw", f"{proposal.id}: {reason}", proposal)
+    return turn.quiet(state, "pass", reason)
+
+
+def _said(drifts: Sequence[UpstreamDrift]) -> str:
+    began_us = min(drift.onset_us for drift in drifts)
+    columns = ", ".join(sorted({drift.bins.name for drift in drifts}))
+    return f"{columns}: again as before {datetime.fromtimestamp(began_us / 1e6, UTC):%a %H:%M} UTC, when it drifted"
 
 
 def _watching(turn: Turn, state: LoopState) -> Decided:

@@ -7,6 +7,7 @@ from typing import Literal, Self, final
 
 from pydantic import Field, ValidationError
 
+from rankwell.mitigation.upstream_drift import UpstreamDrift
 from rankwell.schema.transforms import Declaration, as_schema_error
 from rankwell.serving.correction import Correction
 
@@ -65,6 +66,7 @@ class LoopState(Declaration):
         verify_by_us: What was not verified by then is not renewed.
         num_adjusted: How often the offsets were adjusted since they were last found to suffice.
         left_bundles: Those that a fallback left: none goes back to them.
+        drifts: Features that drift, as far as it began before anything was applied; and that returned within a day.
 
     >>> LoopState.from_json(LoopState(phase="watching").to_json()).phase
     'watching'
@@ -86,6 +88,7 @@ class LoopState(Declaration):
     verify_by_us: int = 0
     num_adjusted: int = 0
     left_bundles: tuple[str, ...] = ()
+    drifts: tuple[UpstreamDrift, ...] = ()
 
     def at_rest(self, *, bundle_id: str | None, history: tuple[InForce, ...], onset_us: int) -> LoopState:
         """A state in which nothing is known to be wrong, of the same loop.
@@ -95,7 +98,7 @@ class LoopState(Declaration):
         """
         return LoopState(
             sequence=self.sequence, bundle_id=bundle_id, history=history, onset_us=onset_us,
-            left_bundles=self.left_bundles,
+            left_bundles=self.left_bundles, drifts=self.drifts,
         )  # fmt: skip
 
     def to_json(self) -> str:

@@ -143,5 +143,6 @@ class Turn:
 
     def quiet(self, state: LoopState, kind: DecisionKind, reason: str, correction: Correction | None = None) -> Decided:
         """The incident is over."""
-        quiet = state.at_rest(bundle_id=state.bundle_id, history=state.history, onset_us=self.seen.settled_us)
+        onset_us = max(state.onset_us, self.seen.settled_us)
+        quiet = state.at_rest(bundle_id=state.bundle_id, history=state.history, onset_us=onset_us)
         return self.decided(quiet, kind, reason, correction)

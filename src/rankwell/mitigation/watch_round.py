@@ -130,7 +130,9 @@ class WatchRound:
         counts = self._watch.counts
         settled_us = counts.settled_us // MINUTE_US * MINUTE_US
         try:
-            return self._mitigation.look(readings, counts.outcomes, settled_us=settled_us, versions=counts.versions)
+            return self._mitigation.look(
+                readings, counts.outcomes, settled_us=settled_us, versions=counts.versions, pane=counts.pane
+            )
         except RankwellError as error:
             if self._on_failure is None:
                 raise

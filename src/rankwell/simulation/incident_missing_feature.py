@@ -25,7 +25,7 @@ class MissingFeature(Incident):
     summary: ClassVar[str] = f"the {_COLUMN} of members no longer arrives, and is {_DEFAULT} for all"
     suspects: ClassVar[frozenset[str]] = frozenset({_COLUMN})
     drift_within: ClassVar[int | None] = 1
-    num_after: ClassVar[int] = 6  # no bundle changes with the mend: it takes labels to see that it is over
+    num_after: ClassVar[int] = 6
 
     def sent(self, requests: pa.Table) -> pa.Table:
         """See `Incident`."""
