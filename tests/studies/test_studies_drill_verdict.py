@@ -184,3 +184,26 @@ def test_an_alarm_that_is_older_than_the_incident_is_no_cause_of_it() -> None:
     assert judged(made).numbers["cause_segment"] == 3
     made.rounds[0] = report(0)
     assert judged(made).numbers["cause_segment"] == 2
+
+
+def test_the_bundle_that_is_right_stands_beside_the_hurt_segment_and_excuses_nothing() -> None:
+    made = mastered()
+    made.windows[4:6] = [replace(w, oracle_G=w.true_G * 0.94) for w in made.windows[4:6]]
+    made.windows[5] = replace(made.windows[5], promised_G=made.windows[5].true_G * 0.94)
+    result = judged(made)
+    assert result.numbers["num_settled"] == 2  # since the first within 5 %
+    assert result.numbers["num_settled_outside"] == 1
+    assert result.numbers["num_settled_outside_oracle"] == 2
+    assert result.numbers["ratio_corrected"] == pytest.approx((1.02 + 0.94) / 2)
+    assert result.numbers["ratio_oracle"] == pytest.approx(0.94)
+    assert [column.header for column in result.tables[1].columns][-2:] == ["3, an oracle", "correction"]
+    assert result.charts[0].panels[0].lines[-1].name == "job_seniority 3, an oracle"
+    made.windows[4:6] = [replace(w, promised_G=w.true_G * 0.94) for w in made.windows[4:6]]
+    assert judged(made).numbers["check/ratio back within two windows"] == 0
+
+
+def test_where_the_world_moved_no_bundle_is_right() -> None:
+    windows = [replace(window(k, 0.5), oracle_G=window(k, 0.5).without_G) for k in range(5)]
+    result = judged(drill(*windows, rounds=[report(k) for k in range(6)], incident=OfThree()))
+    assert "ratio_oracle" not in result.numbers
+    assert not any("oracle" in str(column.header) for column in result.tables[1].columns)

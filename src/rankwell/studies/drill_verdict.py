@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, final
 
+import numpy as np
 from rich.table import Table
 
 from rankwell.mitigation.mitigation_plan import MitigationPlan
@@ -132,8 +133,13 @@ def _numbers(drill: Drill, story: _Story) -> dict[str, float]:
             none, served = (numbers[f"{span}/{name}/{side}_micros"] for name in ("none", "served"))
             numbers[f"{span}/{side}_cut_rate"] = 1 - served / none if none else math.nan
     if hurt:
-        numbers["ratio_hurt"] = _ratio(during[:1], hurt)
-        numbers["ratio_corrected"] = _ratio(settled, hurt)
+        numbers["ratio_hurt"] = _ratio(during[:1], hurt, "promised_G")
+        numbers["ratio_corrected"] = _ratio(settled, hurt, "promised_G")
+        numbers["num_settled"] = float(len(settled))
+        numbers["num_settled_outside"] = _outside([w.ratio(s) for w in settled for s in hurt])
+        if _has_oracle(drill):
+            numbers["ratio_oracle"] = _ratio(settled, hurt, "oracle_G")
+            numbers["num_settled_outside_oracle"] = _outside([w.oracle_ratio(s) for w in settled for s in hurt])
     if story.causes:
         first = story.causes[0]
         numbers["cause_segment"] = float(first.segment)
@@ -145,12 +151,22 @@ _APPLIED: Final = ("apply", "adjust", "adopt", "fall_back")
 _CHARGED: Final = {"none": "charged_without_G", "served": "charged_G", "oracle": "charged_oracle_G"}
 
 
-def _ratio(windows: Sequence[DrillWindow], segments: Sequence[int]) -> float:
-    """Promised over true of several quarter-hours together."""
+def _ratio(windows: Sequence[DrillWindow], segments: Sequence[int], name: str) -> float:
+    """Promised over true of several quarter-hours together; the name is of the column of what was promised."""
     places = [windows[0].segments.index(segment) for segment in segments] if windows else []
-    promised = sum(float(window.promised_G[places].sum()) for window in windows)
+    promised = sum(float(getattr(window, name)[places].sum()) for window in windows)
     true = sum(float(window.true_G[places].sum()) for window in windows)
     return promised / true if true else math.nan
+
+
+def _outside(ratios: Sequence[float]) -> float:
+    return float(sum(not _is_within(ratio) for ratio in ratios))
+
+
+def _has_oracle(drill: Drill) -> bool:
+    """Whether the bundle that is right is another than the one that answered: none is where the world moved."""
+    during = [window for window in drill.windows if window.start_us < drill.fixed_us]
+    return any(not np.array_equal(window.oracle_G, window.without_G) for window in during)
 
 
 def _windows(time_us: int | None, since_us: int | None) -> float:
@@ -242,10 +258,12 @@ def _explained(drill: Drill, causes: Sequence[Cause]) -> str:
 
 def _window_table(drill: Drill) -> Table:
     table = Table(title=f"promised / true, by the true probabilities, where {drill.incident.segment_by} is")
-    for name in ("from", "requests", *map(str, drill.segments), "correction"):
+    hurt = sorted(drill.incident.segments) if _has_oracle(drill) else []
+    for name in ("from", "requests", *map(str, drill.segments), *(f"{s}, an oracle" for s in hurt), "correction"):
         table.add_column(name, justify="right")
     for window in drill.windows:
         ratios = [f"{window.ratio(segment):.3f}" for segment in window.segments]
+        ratios += [f"{window.oracle_ratio(segment):.3f}" for segment in hurt]
         table.add_row(
             _clock(window.start_us), f"{window.num_requests:,}", *ratios, "in force" if window.correction_ids else ""
         )
@@ -277,6 +295,10 @@ def _chart(drill: Drill, story: _Story) -> Chart:
             Line(name=f"{drill.incident.segment_by} {segment}", x=minutes,
                  y=[window.ratio(segment) for window in drill.windows], style="line" if segment in hurt else "dashed")
             for segment in drill.segments
+        ) + tuple(
+            Line(name=f"{drill.incident.segment_by} {segment}, an oracle", x=minutes,
+                 y=[window.oracle_ratio(segment) for window in drill.windows], style="dashed")
+            for segment in (hurt if _has_oracle(drill) else [])
         ),
         upright=None if story.mitigated_us is None else (story.mitigated_us - drill.onset_us) / 60e6,
     )  # fmt: skip

@@ -84,6 +84,11 @@ class DrillWindow:
         g = self.segments.index(segment)
         return float(self.promised_G[g] / self.true_G[g])
 
+    def oracle_ratio(self, segment: int) -> float:
+        """The same of the bundle that is right: as near as it comes to the truth."""
+        g = self.segments.index(segment)
+        return float(self.oracle_G[g] / self.true_G[g])
+
     def moved(self, healthy: Sequence[int]) -> float:
         """By what share a correction moved the probabilities of segments that are right, at most."""
         is_healthy_G = np.isin(self.segments, healthy)
