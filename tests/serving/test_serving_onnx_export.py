@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rankwell.models.attention import SelfAttention
+from rankwell.models.attention import ListAttention, SelfAttention
+from rankwell.models.list_attention import LocalAttention
 from rankwell.serving.onnx_export import export_graph
 
 onnx = pytest.importorskip("onnx")
@@ -18,10 +19,9 @@ pytest.importorskip("onnxscript")
 
 
 class _Attention(nn.Module):
-    def __init__(self, *, is_causal: bool) -> None:
+    def __init__(self, attention: ListAttention) -> None:
         super().__init__()
-        torch.manual_seed(0)
-        self.attention = SelfAttention(4, num_heads=1, is_causal=is_causal)
+        self.attention = attention
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         x_HD = inputs["x_HD"]
@@ -30,18 +30,30 @@ class _Attention(nn.Module):
         return mixed_BLD.squeeze(0)
 
 
-@pytest.mark.parametrize("is_causal", [True, False])
-def test_scores_of_causal_attention_are_lifted_and_nothing_else(is_causal: bool) -> None:
-    """Also where what lies ahead scores hundreds more than all that may be seen: it stays out of sight."""
-    module = _Attention(is_causal=is_causal).eval()
-    written = export_graph(module, {"x_HD": torch.randn(5, 4)}, ["mixed_HD"], is_free=lambda _: True)
-    assert [node.op_type for node in onnx.load_from_string(written).graph.node].count("Max") == int(is_causal)
+_KINDS = {
+    "causal": (lambda: SelfAttention(4, num_heads=2, is_causal=True), 1),
+    "one head": (lambda: SelfAttention(4, num_heads=1, is_causal=False), None),
+    "heads in turns": (lambda: SelfAttention(4, num_heads=2, is_causal=False), None),
+    "local": (lambda: LocalAttention(4, num_heads=2, window=6), 4),
+}
+"""Layers, and how far before the last entry those stand that don't see it; None: all see it."""
+
+
+@pytest.mark.parametrize("kind", list(_KINDS))
+def test_attention_is_the_same_and_masked_scores_are_lifted(kind: str) -> None:
+    """Also where what is out of sight scores hundreds more than all that may be seen: it stays out of sight."""
+    make, out_of_sight = _KINDS[kind]
+    torch.manual_seed(0)
+    module = _Attention(make()).eval()
+    written = export_graph(module, {"x_HD": torch.randn(100, 4)}, ["mixed_HD"], is_free=lambda _: True)
+    ops = [node.op_type for node in onnx.load_from_string(written).graph.node]
+    assert (ops.count("Max"), "IsNaN" in ops) == (int(out_of_sight is not None), False)
     session = onnxruntime.InferenceSession(written, providers=["CPUExecutionProvider"])
-    for num_events, scale in ((1, 1.0), (2, 1.0), (51, 1.0), (51, 40.0), (51, 400.0)):
-        x_HD = scale * torch.randn(num_events, 4, generator=torch.Generator().manual_seed(num_events))
+    for num_entries, scale in ((1, 1.0), (2, 1.0), (51, 1.0), (64, 1.0), (65, 40.0), (200, 400.0)):
+        x_HD = scale * torch.randn(num_entries, 4, generator=torch.Generator().manual_seed(num_entries))
         (found_HD,) = session.run(None, {"x_HD": x_HD.numpy()})
         np.testing.assert_allclose(found_HD, module({"x_HD": x_HD}).detach().numpy(), rtol=2e-5, atol=2e-5 * scale)
-        if is_causal:
+        if out_of_sight is not None:
             x_HD[-1] = 1e3
             (other_HD,) = session.run(None, {"x_HD": x_HD.numpy()})
-            np.testing.assert_array_equal(other_HD[:-1], found_HD[:-1])
+            np.testing.assert_array_equal(other_HD[:-out_of_sight], found_HD[:-out_of_sight])

@@ -151,28 +151,34 @@ class LocalAttention(SoftmaxAttention):
     def forward(self, x_BLD: Tensor, first_BLD: Tensor, valid_BL: Tensor) -> Tensor:
         """See `ListAttention`."""
         del first_BLD
-        num_lists, length, width = x_BLD.shape
+        num_lists, length, _ = x_BLD.shape
         size, reach = _BLOCK * -(-self._reach // _BLOCK), self._reach
         if length <= 2 * size:  # one block sees the whole list
             size, reach = length, 0
         behind = -length % size
+        num_blocks, num_beside = (length + behind) // size, -(-2 * reach // size)
 
-        def seen(entries_BLX: Tensor) -> Tensor:  # B·n × M × X
-            around = pad(entries_BLX, (0, 0, reach, reach + behind)).unfold(1, size + 2 * reach, size)
-            return around.transpose(2, 3).flatten(0, 1)
+        def seen(entries_JBLX: Tensor) -> Tensor:  # J × B·n × M × X
+            after = num_beside * size - reach + behind
+            num_heads, _, _, width = entries_JBLX.shape
+            blocks = pad(entries_JBLX, (0, 0, reach, after)).reshape(num_heads, num_lists, -1, size, width)
+            beside = [blocks[:, :, k : k + num_blocks] for k in range(num_beside + 1)]
+            beside[-1] = beside[-1][:, :, :, : size + 2 * reach - num_beside * size]
+            return torch.cat(beside, dim=3).flatten(1, 2)
 
-        asking = pad(self.query(x_BLD), (0, 0, 0, behind)).view(-1, size, width)
+        query, key, value = (self._heads(layer(x_BLD)) for layer in (self.query, self.key, self.value))
+        asking = pad(query, (0, 0, 0, behind)).reshape(self.num_heads, -1, size, query.shape[3])
         apart_SM = torch.arange(size + 2 * reach) - torch.arange(size).unsqueeze(1) - reach
         # Beyond a list's end nothing may be in sight: an entry that sees itself at least keeps the softmax defined.
-        is_seen = (apart_SM.abs() <= self._reach) & seen(valid_BL.unsqueeze(2)).transpose(1, 2) | (apart_SM == 0)
-        mixed = scaled_dot_product_attention(
-            split_heads(asking, self.num_heads),
-            split_heads(seen(self.key(x_BLD)), self.num_heads),
-            split_heads(seen(self.value(x_BLD)), self.num_heads),
-            attn_mask=is_seen.unsqueeze(1),
-        )
-        mixed_BLD: Tensor = self.out(mixed.transpose(1, 2).reshape(num_lists, length + behind, width)[:, :length])
+        is_near = seen(valid_BL[None, :, :, None]).transpose(2, 3) & (apart_SM.abs() <= self._reach)
+        mixed = scaled_dot_product_attention(asking, seen(key), seen(value), attn_mask=is_near | (apart_SM == 0))
+        mixed_JBLd = mixed.reshape(self.num_heads, num_lists, -1, query.shape[3])[:, :, :length]
+        mixed_BLD: Tensor = self.out(mixed_JBLd.permute(1, 2, 0, 3).flatten(2))
         return mixed_BLD
+
+    def _heads(self, entries_BLD: Tensor) -> Tensor:
+        """J × B × L × d: heads lead, so that blocks of a list are put side by side in one piece."""
+        return entries_BLD.view(*entries_BLD.shape[:2], self.num_heads, -1).permute(2, 0, 1, 3)
 
     def output_weights(self, head: int) -> Tensor:
         """See `ListAttention`."""

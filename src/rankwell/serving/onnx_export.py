@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -67,42 +68,8 @@ def export_graph(
     read = {name for node in model.graph.node for name in node.input}
     for unread in [value for value in model.graph.input if value.name not in read]:
         model.graph.input.remove(unread)
-    _lift_causal_scores(model.graph)
     written: bytes = model.SerializeToString()
     return written
-
-
-def _lift_causal_scores(graph: Any) -> None:
-    """Let no score of causal attention lie more than 80 below the largest of its row.
-
-    What the mask puts out of reach would come out of ONNX Runtime's exponential as a subnormal number, which a
-    processor is some hundred times slower with: of 51 events that is half of a softmax's time and more. e^-80 is
-    1.8e-35, so that a probability of float32 stays what it was.
-    """
-    helper, numpy_helper = importlib.import_module("onnx.helper"), importlib.import_module("onnx.numpy_helper")
-    made_by = {name: node for node in graph.node for name in node.output}
-
-    def comes_from(name: str, *types: str) -> bool:
-        node = made_by.get(name)
-        return node is not None and node.op_type == types[0] and (
-            len(types) == 1 or any(comes_from(given, *types[1:]) for given in node.input)
-        )  # fmt: skip
-
-    nodes, constants = [], {"lift.last": np.array([-1]), "lift.reach": np.array(80, dtype=np.float32)}
-    for node in graph.node:
-        if node.op_type == "Softmax" and comes_from(node.input[0], "Add", "Where", "Equal", "Trilu"):
-            scores, largest, least, lifted = (f"{node.input[0]}{end}" for end in ("", ".largest", ".least", ".lifted"))
-            nodes += [
-                helper.make_node("ReduceMax", [scores, "lift.last"], [largest], keepdims=1),
-                helper.make_node("Sub", [largest, "lift.reach"], [least]),
-                helper.make_node("Max", [scores, least], [lifted]),
-            ]
-            node.input[0] = lifted
-        nodes.append(node)
-    if len(nodes) > len(graph.node):
-        graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
-        del graph.node[:]
-        graph.node.extend(nodes)
 
 
 class _OfMapping(nn.Module):
@@ -170,7 +137,44 @@ def _translations() -> dict[Any, Any]:
         counted = values if is_float or values.dtype == 11 else op.Cast(values, to=7)  # 11 is float64, 7 is int64
         return op.ReduceSum(counted, op.Constant(value_ints=list(dims)), keepdims=int(keepdim))
 
+    def attention(
+        query: Any, key: Any, value: Any, mask: Any = None, dropout: float = 0.0, is_causal: bool = False,
+        *, scale: float | None = None, **__: Any,
+    ) -> Any:  # fmt: skip
+        """Softmax attention of which every entry sees something, so that no row of shares has to be looked at for NaN.
+
+        What a mask puts out of sight would come out of ONNX Runtime's exponential as a subnormal number, as would its
+        products with values; a processor is some hundred times slower with those. So no score lies more than 40 below
+        the largest of its row: e^-40 is 4e-18, and sums of float32 to which it is added stay what they were.
+        """
+        del dropout
+        zero, one, last = op.Constant(value_int=0), op.Constant(value_int=1), op.Constant(value_ints=[-1])
+        factor = op.Constant(value_float=query.shape[-1] ** -0.5 if scale is None else scale)
+        if is_causal:
+            places = op.Range(zero, op.Squeeze(op.Shape(query, start=-2, end=-1)), one)
+            mask = op.LessOrEqual(op.Unsqueeze(places, zero), op.Unsqueeze(places, one))
+        hidden = None
+        if mask is not None:
+            hidden = op.Where(mask, op.Constant(value_float=0.0), op.Constant(value_float=-math.inf))
+
+        def mixed(query: Any, key: Any, value: Any) -> Any:
+            scores = op.Mul(op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2])), factor)
+            if hidden is not None:
+                scores = op.Add(scores, hidden)
+                largest = op.ReduceMax(scores, last, keepdims=0)
+                least = op.Unsqueeze(op.Sub(largest, op.Constant(value_float=40.0)), last)
+                scores = op.Max(scores, least)
+            return op.MatMul(op.Softmax(scores, axis=-1), value)
+
+        num_lists, num_heads, asking = query.shape[:3]
+        if num_lists != 1 or num_heads == 1 or is_causal or asking != key.shape[2]:
+            return mixed(query, key, value)
+        # Where all candidates see all, the shares of one head fill a core's cache: heads take turns in the same place.
+        heads = (op.Split(entries, axis=1, num_outputs=num_heads) for entries in (query, key, value))
+        return op.Concat(*(mixed(*of_head) for of_head in zip(*heads, strict=True)), axis=1)
+
     return {
+        torch.ops.aten.scaled_dot_product_attention.default: attention,
         torch.ops.aten.sum.dim_IntList: sum_of,
         torch.ops.aten.searchsorted.Tensor: searchsorted,
         torch.ops.aten.bucketize.Tensor: bucketize,
