@@ -170,6 +170,14 @@ def test_two_thirds_that_agree_move_all_and_one_does_not() -> None:
     assert (moved_G[1:] == 0).all()
 
 
+def test_an_offset_is_held_to_its_own_side_alone() -> None:
+    needed_G = np.array([0.14, 0.14])
+    needed = NeededOffsets(needed_G, np.full(2, 0.07), needed_G / 0.07)  # z 2: held is from 1.5 on, new from 3 on
+    target_G = BiasCorrection().targets(needed, np.array([0.5, -0.5]), np.ones(2, bool))
+    # τ² = .14² − .07² of segment 0 alone: .14 · .0147 / (.0147 + .0049)
+    assert target_G.tolist() == [pytest.approx(0.105), 0.0]
+
+
 @pytest.mark.parametrize(
     "wrong", [{"largest_offset": 2.1}, {"largest_step": 0.0}, {"gate": 1.0}, {"smallest": 3.0}, {"gate_held": 0.0}]
 )

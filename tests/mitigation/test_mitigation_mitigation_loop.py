@@ -34,6 +34,19 @@ def test_a_hurt_segment_is_calibrated_within_two_windows_and_left_alone_when_the
     assert abs(world.true_ratio(435, 540)[HURT] - 1) < 1e-9
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_correction_ends_with_the_first_labels_of_another_world_though_two_minutes_are_of_the_one_before(
+    tmp_path: Path, seed: int
+) -> None:
+    pointer(tmp_path)
+    error = {3: math.log(2.0)}
+    world = World(tmp_path, lambda minute: error if 60 <= minute < 180 else {}, clicks=400.0, late=32, seed=seed)
+    with MitigationFolder(tmp_path, PLAN, now_us=lambda: world.now_us) as folder:
+        decisions = world.run(240, folder)
+    # Labels until minute 193 are in at 225, and the newest quarter-hour of them begins at 178.
+    assert ("end", 225) in [(d.kind, 240 - (world.now_us - d.now_us) // MINUTE_US) for d in decisions]
+
+
 def test_nothing_is_done_where_nothing_is_wrong(tmp_path: Path) -> None:
     pointer(tmp_path)
     world = World(tmp_path, error=lambda _: {}, clicks=200.0, seed=3)

@@ -155,7 +155,7 @@ class BiasCorrection:
         largest_step: From one update to the next: what multiplies odds by 4 is undone in one.
         gate: z of a segment that no alarm names.
         gate_accused: z of one that an alarm names: the alarm has evidence of its own.
-        gate_held: z below which an offset in force has lost its reason.
+        gate_held: z below which an offset in force has lost its reason; one to the other side would be a new one.
         smallest: Offsets below it are 0: an error that is put up with.
 
     Raises:
@@ -198,11 +198,11 @@ class BiasCorrection:
 
         Args:
             needed: By segment.
-            in_force_G: The offsets now.
+            in_force_G: The offsets now, as far as they have a claim to stay.
             accused_G: Whether an alarm names the segment.
         """
         gate_G = np.where(accused_G, self.gate_accused, self.gate)
-        gate_G = np.where(in_force_G != 0, np.minimum(gate_G, self.gate_held), gate_G)
+        gate_G = np.where(in_force_G * needed.needed_G > 0, np.minimum(gate_G, self.gate_held), gate_G)
         parent = self._parent(needed)
         from_parent_G = needed.needed_G - parent
         z_parent_G = from_parent_G / needed.noise_G if parent else needed.z_G

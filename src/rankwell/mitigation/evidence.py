@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, final
 
 import numpy as np
@@ -165,10 +165,17 @@ class Evidence:
         """What probabilities without any correction lack."""
         return needed_offsets(served_spans(self.plan, self.state, self.seen, self.from_us))
 
-    def next_offsets(self, needed: NeededOffsets) -> _Floats:
-        """The offsets to apply next; 0 for segments that are barred."""
+    def next_offsets(self, needed: NeededOffsets, is_other_G: _Booleans | None = None) -> _Floats:
+        """The offsets to apply next; 0 for segments that are barred.
+
+        Args:
+            needed: By segment.
+            is_other_G: Where the world is another than the offsets in force were made for: they have no claim to stay,
+                and what is needed now has to be as sure as if none were there. None: nowhere.
+        """
         bias, in_force_G = self.plan.bias, self.offsets_G
-        target_G = bias.targets(needed, in_force_G, self.plan.is_in({*self.state.accused}))
+        with_claim_G = in_force_G if is_other_G is None else np.where(is_other_G, 0.0, in_force_G)
+        target_G = bias.targets(needed, with_claim_G, self.plan.is_in({*self.state.accused}))
         return bias.stepped(np.where(self.plan.is_in({*self.state.barred}), 0.0, target_G), in_force_G)
 
     def of_now(self) -> AsServed:
@@ -180,6 +187,31 @@ class Evidence:
     def newest_window_us(self) -> int:
         """Where the newest window of settled rows begins."""
         return max(_ceiled(self.seen.settled_us - self.plan.window_us), self.seen.answers_since_us, 0)
+
+    def changed_us(self, from_us: int, needed_G: _Floats, is_asked_G: _Booleans) -> int:
+        """The minute from which on clicks fit what is needed now better than the offsets in force.
+
+        With O_m the clicks of minute m, and E_m(δ) those expected under offsets δ, it is the t that maximises
+        Σ_{m ≥ t} O_m ln(E_m(needed) / E_m(in force)) − E_m(needed) + E_m(in force): the change point of Poisson counts.
+
+        Args:
+            from_us: Where to begin, UTC microseconds, a whole minute.
+            needed_G: Log-odds, of the rows since then.
+            is_asked_G: Which segments' clicks are looked at.
+        """
+        gained = []
+        for minute_us in range(from_us, self.seen.settled_us, _MINUTE_US):
+            minute = replace(self.seen, outcomes=self.seen.outcomes.between(minute_us, minute_us + _MINUTE_US))
+            spans = served_spans(self.plan, self.state, minute, minute_us)
+            observed_G = np.sum([span.sums.observed_G for span in spans], axis=0)
+            expected_G, before_G = (
+                np.sum([span.moved(offset_G)[0] for span in spans], axis=0) for offset_G in (needed_G, self.offsets_G)
+            )
+            is_there_G = is_asked_G & (expected_G > 0) & (before_G > 0)
+            o_g, e_g, b_g = observed_G[is_there_G], expected_G[is_there_G], before_G[is_there_G]
+            gained.append(float((o_g * np.log(e_g / b_g) - e_g + b_g).sum()))
+        since = np.cumsum(gained[::-1])[::-1]
+        return from_us + int(np.argmax(since)) * _MINUTE_US if gained else from_us
 
     def reason(self, needed: NeededOffsets, offsets_G: _Floats) -> str:
         """Why these offsets, in words."""

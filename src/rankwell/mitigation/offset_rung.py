@@ -66,10 +66,10 @@ class OffsetRung(Rung):
             if kept_G.any():
                 return _applied(turn, state, kept_G, "adjust", reason)
             return turn.escalated(state, reason)
-        state = _since_a_change(turn, state, is_on_G, does_harm_G)
+        state, is_other_G = _since_a_change(turn, state, is_on_G, does_harm_G)
         evidence = turn.evidence(state)
         needed = evidence.needed()
-        next_G = evidence.next_offsets(needed)
+        next_G = evidence.next_offsets(needed, is_other_G)
         if not next_G.any():
             return turn.ended(state, "clicks are as expected without it")
         is_enough = bool((judged.expected_G[is_on_G] >= plan.verify_clicks).all())
@@ -110,14 +110,18 @@ def _kept(turn: Turn, state: LoopState, judged: AsServed, is_on_G: _Booleans, *,
     return state, decisions
 
 
-def _since_a_change(turn: Turn, state: LoopState, is_on_G: _Booleans, does_harm_G: _Booleans) -> LoopState:
-    """Forget what was before the newest window, if that shows another world than the offsets were made for."""
+def _since_a_change(
+    turn: Turn, state: LoopState, is_on_G: _Booleans, does_harm_G: _Booleans
+) -> tuple[LoopState, _Booleans]:
+    """Where the newest window shows another world than the offsets were made for; what was before it is forgotten."""
     evidence = turn.evidence(state)
     start_us = evidence.newest_window_us()
     newest = needed_offsets(served_spans(turn.plan, state, turn.seen, start_us))
     lacking_G = np.abs(newest.needed_G - evidence.offsets_G)
     looked_at_G = is_on_G | turn.plan.is_in({*state.accused})
     is_other_G = looked_at_G & (lacking_G > math.log1p(turn.plan.tolerance) + (SURE + 1) * newest.noise_G)
-    if (is_other_G | does_harm_G).any():
-        return state.model_copy(update={"onset_us": max(state.onset_us, start_us)})
-    return state
+    is_other_G |= does_harm_G
+    if is_other_G.any():
+        changed_us = evidence.changed_us(start_us, newest.needed_G, is_other_G)
+        state = state.model_copy(update={"onset_us": max(state.onset_us, changed_us)})
+    return state, is_other_G
