@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 
 from rankwell.errors import MonitoringError
-from rankwell.monitoring.baseline import LastDay, SameHours
+from rankwell.monitoring.baseline import HeldDays, LastDay, SameHours
 from rankwell.monitoring.divergences import js_divergence, psi
-from rankwell.monitoring.judgement import learned_shares
+from rankwell.monitoring.judgement import judged_shares, learned_shares
 from rankwell.monitoring.null_bootstrap import bootstrap_null
 from rankwell.monitoring.null_divergence import KL, PSI, Divergence, Spread, detectable_divergence, divergence_null
 from rankwell.monitoring.null_spread import Dispersion, NullSpread, PastWindows
@@ -41,6 +41,15 @@ def test_a_scale_that_is_learned_makes_the_tail_longer_and_limits_are_inverse() 
     drawn = 5 * np.exp(0.2 * np.random.default_rng(0).normal(size=400_000))
     drawn *= np.random.default_rng(1).chisquare(5, 400_000) / 5
     assert float((drawn > learned.limit(1e-3)).mean()) == pytest.approx(1e-3, rel=0.25)
+
+
+def test_tails_that_are_joined_have_the_limits_that_each_has_alone() -> None:
+    known = NullTail(np.array([5.0, 2.0]), np.array([10.0**0.5, 0.0]), np.array([1.2649, 0.0]))
+    learned = NullTail(np.array([1.0]), np.array([2.0**0.5]), np.array([8.0**0.5]), np.array([1.2]))
+    limits = NullTail.joined([known, learned]).limit(1e-5)
+    np.testing.assert_allclose(limits, [*known.limit(1e-5), *learned.limit(1e-5)], rtol=1e-6)
+    assert limits[1] == 2.0  # what has no deviation never passes its mean
+    assert learned.p_value(learned.limit(1e-5)) == pytest.approx([1e-5], rel=1e-6)
 
 
 def test_no_chance_and_no_values_are_refused() -> None:
@@ -109,23 +118,59 @@ def test_days_that_differ_are_found_and_chance_is_not_taken_for_them() -> None:
     by_day_WSB = np.zeros_like(chance_WSB)
     by_day_WSB[..., 1] = num * 0.1 * rng.normal(size=(num_windows, 1))
     size_WS, freedom_WS = np.full((num_windows, 1), num), np.ones((num_windows, 1))
-    dispersion = Dispersion(np.ones(1), np.zeros(1))
+    dispersion = Dispersion(np.ones(1), np.zeros(1), np.diag([0.0] + [1.0] * 11)[None])
 
     def learned(residuals_WSB: np.ndarray) -> NullSpread:
         past = PastWindows(residuals_WSB, size_WS, freedom_WS, np.array([10.0]))
         return NullSpread.of(dispersion, np.array([11.0]), past)
 
     quiet, cycle = learned(chance_WSB), learned(chance_WSB + by_day_WSB)
-    assert not quiet.uneven_SK.any()
+    assert not quiet.uneven_SBB.any()
     assert quiet.even_S[0] < 0.1 / num
-    assert cycle.uneven_SK[0, 0] == pytest.approx(0.01, rel=0.2)
-    assert not cycle.uneven_SK[0, 1:].any()
+    variances_B = np.linalg.eigvalsh(cycle.uneven_SBB[0])
+    assert variances_B[-1] == pytest.approx(0.01, rel=0.2)
+    assert variances_B[:-1] == pytest.approx(0.0, abs=1e-12)
     one = np.array([1e12])
     assert cycle.of_window(one, one, one * 0 + 1e9).total_S[0] == pytest.approx(0.01, rel=0.3)
 
 
+def test_requests_that_are_high_or_low_as_a_whole_pass_limits_no_more_often_than_they_may() -> None:
+    """Quarter-hours by night, of 12 requests of 20 rows: all that a request has of its own lies along one direction."""
+    rng = np.random.default_rng(0)
+    score_B, num_minutes = np.linspace(-1.7, 1.7, 10), 4
+
+    def minutes(num_ticks: int, requests_per_minute: int) -> np.ndarray:
+        mood = rng.normal(size=(num_ticks, num_minutes, requests_per_minute, 1))
+        shares = np.exp(mood * score_B)
+        return rng.multinomial(20, shares / shares.sum(axis=-1, keepdims=True)).sum(axis=2).astype(np.float64)
+
+    def null_of(counts_TMB: np.ndarray) -> NullSpread:
+        counts_TSB = counts_TMB.sum(axis=1)[:, None]
+        share_B = counts_TSB.sum(axis=(0, 1)) / counts_TSB.sum()
+        rows_TM = counts_TMB.sum(axis=-1)
+        residual_CB = ((counts_TMB - counts_TSB / num_minutes) / share_B**0.5).reshape(-1, 10)
+        scatter_T1 = (residual_CB**2).sum(axis=1).reshape(-1, num_minutes).sum(axis=1)[:, None]
+        freedom_T1 = (rows_TM * (1 - 1 / num_minutes)).sum(axis=1)[:, None]
+        looseness = Looseness(scatter_T1, freedom_T1, (residual_CB.T @ residual_CB)[None])
+        compared = LastDay().compared(counts_TSB, counts_TSB.sum(axis=-1), 0, num_current=1)
+        return learned_shares(compared, looseness)
+
+    by_day = minutes(100, 15)
+    null = null_of(by_day)
+    shape_B = np.linalg.eigvalsh(null.dispersion.shape_SBB[0])
+    assert shape_B[-1] > 2.5 * shape_B[:-1].max()
+    assert shape_B.sum() == pytest.approx(9.0)
+    reference_B = by_day.sum(axis=(0, 1))
+    windows_RB = minutes(6_000, 3).sum(axis=1)
+    one = np.ones((6_000, 1))
+    sizes = windows_RB.sum(axis=-1)[:, None], reference_B.sum() * one
+    judged = judged_shares(null, windows_RB[:, None], sizes[0], reference_B * one[..., None], sizes[1], 96 * one)
+    for chance in (0.1, 0.01, 0.002):
+        assert 0.3 < float((judged.p_value_S <= chance).mean()) / chance < 2
+
+
 def test_dispersion_of_nothing_is_not_known() -> None:
-    nothing = Dispersion.of(Looseness(np.zeros((3, 1)), np.zeros((3, 1))), np.array([4.0]))
+    nothing = Dispersion.of(Looseness(np.zeros((3, 1)), np.zeros((3, 1)), np.zeros((1, 5, 5))), np.array([4.0]))
     assert np.isnan(nothing.factor_S).all()
 
 
@@ -151,6 +196,40 @@ def test_same_hours_sums_the_hours_around_and_leaves_out_the_last_day() -> None:
         LastDay().compared(rows_TS[..., None], rows_TS, 0, num_current=1)
 
 
+@pytest.mark.parametrize(
+    ("end_day", "held", "same_hours"),
+    [
+        (8, range(6, 9), False),  # a Friday with two working days before it
+        (8, range(5, 9), True),
+        (9, range(4, 10), False),  # the first Saturday has no day of its kind
+        (17, (10, 13, 14, 15, 16, 17), False),  # a Sunday with the Sunday and the Saturday before it
+        (17, (9, 10, 13, 14, 15, 16, 17), True),
+    ],
+)  # fmt: skip
+def test_the_same_hours_are_taken_once_enough_days_of_the_kind_are_held(
+    end_day: int, held: range, same_hours: bool
+) -> None:
+    baseline = HeldDays()
+    until_us = (end_day + 1) * TICKS_PER_DAY * TICK_US  # 1 January 1970, day 0, was a Thursday
+    rng = np.random.default_rng(0)
+    days_T = np.repeat(np.arange(end_day - baseline.num_days, end_day + 1), TICKS_PER_DAY)
+    counts_TSB = rng.integers(5, 15, (len(days_T), 2, 3)) * np.isin(days_T, held)[:, None, None].astype(np.float64)
+    rows_TS = counts_TSB.sum(axis=-1)
+    found = baseline.compared(counts_TSB, rows_TS, until_us, num_current=4)
+    if same_hours:
+        other = SameHours().compared(counts_TSB, rows_TS, until_us, num_current=4)
+    else:
+        other = LastDay().compared(counts_TSB[-100:], rows_TS[-100:], until_us, num_current=4)
+    np.testing.assert_array_equal(found.reference_SX, other.reference_SX)
+    np.testing.assert_array_equal(found.residuals_WSX, other.residuals_WSX)
+
+
+def test_held_days_that_cannot_be_waited_for_are_refused() -> None:
+    for wrong in ({"least_days": 1}, {"num_days": 4, "least_days": 5}):
+        with pytest.raises(MonitoringError, match="waited"):
+            HeldDays(**wrong)
+
+
 def test_a_cycle_of_the_day_is_not_taken_for_days_that_differ() -> None:
     """Each window has the metric of its own hours: in that of one hour all others would seem to scatter more."""
     rng = np.random.default_rng(0)
@@ -160,7 +239,8 @@ def test_a_cycle_of_the_day_is_not_taken_for_days_that_differ() -> None:
     shares_TB /= shares_TB.sum(axis=-1, keepdims=True)
     counts_TSB = rng.multinomial(1000, shares_TB)[:, None].astype(np.float64)
     compared = baseline.compared(counts_TSB, counts_TSB.sum(axis=-1), 0, num_current=1)
-    null = learned_shares(compared, Looseness(np.full((96, 1), 9000.0), np.full((96, 1), 1000.0)))  # independent rows
+    independent = Looseness(np.full((96, 1), 9000.0), np.full((96, 1), 1000.0), 96_000 * np.eye(10)[None])
+    null = learned_shares(compared, independent)
     assert null.dispersion.factor_S[0] == pytest.approx(1.0)
     one = np.array([1000.0])
     spread = null.of_window(one, one * 70, one * 0 + 14)

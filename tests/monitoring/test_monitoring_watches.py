@@ -12,7 +12,7 @@ from rankwell.errors import MonitoringError
 from rankwell.evaluation.calibration_sums import CalibrationSums
 from rankwell.monitoring.alarm_runs import AlarmRuns
 from rankwell.monitoring.alarm_threshold import AlarmPromise
-from rankwell.monitoring.baseline import Baseline, LastDay, SameHours
+from rankwell.monitoring.baseline import Baseline, HeldDays, LastDay, SameHours
 from rankwell.monitoring.calibration_watch import CalibrationWatch
 from rankwell.monitoring.divergences import kl_divergence, psi
 from rankwell.monitoring.drift_watch import DriftWatch
@@ -47,7 +47,9 @@ def pane(num_days: int, *, shift: float = 0.0, of_country: int = 0, seed: int = 
     return Pane.of(LAYOUT, FlatRows(times_us_C, columns))
 
 
-@pytest.mark.parametrize(("baseline", "num_days"), [(LastDay(), 2), (SameHours(num_days=5), 6)])
+@pytest.mark.parametrize(
+    ("baseline", "num_days"), [(LastDay(), 2), (SameHours(num_days=5), 6), (HeldDays(num_days=5), 6)]
+)
 def test_it_finds_what_moved_and_where(baseline: Baseline, num_days: int) -> None:
     watch = DriftWatch(LAYOUT, baseline)
     now_us = num_days * DAY_US
@@ -57,6 +59,18 @@ def test_it_finds_what_moved_and_where(baseline: Baseline, num_days: int) -> Non
     assert {("psi", "logit", 0), ("psi", "logit", ALL_ROWS), ("mean_shift", "logit", 0)} <= alarms
     assert not any(column == "city" or segment == 1 for _, column, segment in alarms)
     assert all(reading.minimum_detectable > 0 for reading in readings)
+
+
+def test_no_alarm_comes_with_the_days_that_make_the_same_hours_known() -> None:
+    """Panes from Thursday, 1 January 1970, on: after Tuesday's first quarter-hour three working days have had it."""
+    held, watch = pane(7), DriftWatch(LAYOUT)
+    kinds = []
+    for tick in range(-8, 9):
+        now_us = 5 * DAY_US + tick * HOUR_US // 4
+        readings = watch.readings(held.between(0, now_us), now_us)
+        assert not any(reading.is_alarm for reading in readings)
+        kinds.append(max(reading.num_reference_rows for reading in readings) > 24 * 1600 - 500)
+    assert kinds == [True] * 9 + [False] * 8, "a day of rows before, the rows of some hours of three days after"
 
 
 def test_its_numbers_are_those_of_the_statistics() -> None:

@@ -8,6 +8,7 @@ import pytest
 from rankwell.monitoring.null_spread import Dispersion
 from rankwell.studies.alarms import study_alarms
 from rankwell.studies.alarms_clicks import ClickedWorld
+from rankwell.studies.alarms_looks import all_tested, held_days_looks, last_day_looks, same_hours_looks
 from rankwell.studies.alarms_world import CountedColumn, CountedWorld
 
 
@@ -26,6 +27,36 @@ def test_a_shift_moves_rows_up_from_its_tick_on() -> None:
     assert mean_T[48:56].min() > mean_T[40:48].max() + 1
 
 
+def test_requests_in_a_mood_differ_along_one_direction_and_by_their_values() -> None:
+    world = CountedWorld([CountedColumn("logit", 12, 0.0, mood=1.0)], size=5000, seed=0)
+    [day] = world.day(0)
+    learned = Dispersion.of(day.looseness, np.full(5, 11.0))
+    variances_B = np.linalg.eigvalsh(learned.shape_SBB[-1])
+    assert variances_B[-1] > 2 * variances_B[-2]
+    # Of eight rows whose values correlate by r the variance is 1 + 7·r of that of independent ones.
+    rows, (total, squares) = day.counts_TSB[:, -1, :-1].sum(), day.sums_TS2[:, -1].sum(axis=0)
+    variance = squares / rows - (total / rows) ** 2
+    assert 2 < Dispersion.of(day.values, np.ones(5)).factor_S[-1] / variance < 8
+
+
+def test_looks_choose_as_the_baseline_does_and_find_what_moves() -> None:
+    column = CountedColumn("age", 12, 0.0)
+    world = CountedWorld([column], size=1000, seed=0)
+    tests, first = all_tested([column]), 18  # the first of them a Monday
+    days = [world.day(first + number) for number in range(5)]
+    assert [(test.statistic, test.place) for test in tests] == [("psi", 0), ("mean_shift", 0)]
+    for num_held, other in ((2, last_day_looks(tests, days[:2], days[2])),
+                            (4, same_hours_looks(tests, days[:4], days[4], first + 4))):  # fmt: skip
+        found = held_days_looks(tests, days[:num_held], days[num_held], first + num_held)
+        np.testing.assert_array_equal(found.p_values, other.p_values)
+        assert found.p_values.min() > 1e-5
+    moved = world.day(first + 4, shifted="age", shift=1.0, at_tick=48)
+    for looks in (last_day_looks(tests, days[:4], moved), same_hours_looks(tests, days[:4], moved, first + 4)):
+        assert looks.p_values[:, :, :48].min() > 1e-5
+        assert looks.p_values[:, :, 48:, -1].max(axis=1).min() < 1e-5
+        assert looks.is_judged[:, :, :, -1].all()
+
+
 def test_clicks_of_a_request_depend_and_a_segment_promises_too_much() -> None:
     world = ClickedWorld(50, size=80_000, seed=0)
     right, wrong = world.sums(0), world.sums(0, promised=2.0)
@@ -37,11 +68,15 @@ def test_clicks_of_a_request_depend_and_a_segment_promises_too_much() -> None:
     np.testing.assert_allclose(ratios_G, [1, 1, 2, 1], rtol=0.05)
 
 
+@pytest.mark.slow
 def test_the_study_gives_a_number_for_each_rule_and_size() -> None:
     result = study_alarms(num_days=2, sizes=(1000,))
     assert result.numbers["PSI > 0.1/1000/alarms"] > 10
-    assert result.numbers["limits from the null/1000/alarms"] <= 3
-    assert result.numbers["moved by 1.0/1000/found"] == 1.0
+    for baseline in ("the same hours", "the last day"):
+        for family in ("PSI and means", "PSI", "means", "rates"):
+            assert result.numbers[f"{family}, {baseline}/1000/alarms"] <= 3
+        assert result.numbers[f"{baseline}: moved by 1.0/1000/found"] == 1.0
+    assert result.numbers["the first fortnight, of what is held: on working days/1000/alarms"] <= 5
     assert result.numbers["calibration, by clicks/1000/alarms"] <= 3
     assert result.numbers["promised 2.0 times/1000/found"] == 1.0
     assert len(result.tables) == 2

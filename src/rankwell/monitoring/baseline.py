@@ -1,4 +1,4 @@
-"""What a window is compared with: the day before it, or the same hours of earlier days.
+"""What a window is compared with: the day before it, or the same hours of earlier days once enough of them are held.
 
 Letters in names: T ticks · D days · S segments · X what is summed, counts of bins or values · W windows of the past.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rankwell.errors import MonitoringError
 from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
 
-__all__ = ["Baseline", "Compared", "LastDay", "SameHours"]
+__all__ = ["Baseline", "Compared", "HeldDays", "LastDay", "SameHours"]
 
 _HOUR: Final = 4
 _NEIGHBOURS: Final = 2
@@ -184,11 +184,19 @@ class SameHours:
         Args:
             until_us: The end of the last day.
         """
+        same_DT = self.same_kind(until_us)
+        return np.asarray(same_DT | (same_DT.sum(axis=0) < 2))
+
+    def same_kind(self, until_us: int) -> _Bools:
+        """`of_kind`, which may be none.
+
+        Args:
+            until_us: The end of the last day.
+        """
         starts_T = until_us + self.utc_offset_s * 1_000_000 - TICK_US * np.arange(TICKS_PER_DAY, 0, -1)
         days_D1 = np.arange(self.num_days, 0, -1)[:, None]
         is_off_T, is_off_DT = self._is_off(starts_T), self._is_off(starts_T - days_D1 * _DAY_US)
-        same_DT = is_off_DT == is_off_T
-        return np.asarray(same_DT | (same_DT.sum(axis=0) < 2))
+        return np.asarray(is_off_DT == is_off_T)
 
     def references(
         self, totals_DTSX: _Floats, rows_DTS: _Floats, of_kind_DT: _Bools, *, num_current: int
@@ -213,6 +221,63 @@ class SameHours:
     def _is_off(self, times_us: NDArray[np.int64]) -> _Bools:
         weekday = (times_us // _DAY_US + 3) % 7  # the first of January 1970 was a Thursday
         return np.isin(weekday, self.days_off)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HeldDays:
+    """`SameHours` where enough days of the kind are held; until then, and on the first days off, `LastDay`.
+
+    A day is held if it has any row in the hour that ends where the current one does, so days on which nothing was
+    counted are none. Which of the two it is depends on the panes alone, and not on when the watch was started.
+
+    Args:
+        num_days: How many days back at most, see `SameHours`.
+        least_days: Of the kind of the current one, for `SameHours`; at least 2.
+        days_off, utc_offset_s: See `SameHours`.
+
+    >>> HeldDays().num_ticks == SameHours().num_ticks
+    True
+    """
+
+    num_days: int = 14
+    least_days: int = 3
+    days_off: tuple[int, ...] = (5, 6)
+    utc_offset_s: int = 0
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.least_days <= self.num_days:
+            raise MonitoringError(
+                "so many days cannot be waited for", found=self.least_days, allowed=f"2 to {self.num_days}"
+            )
+        self._same_hours()
+
+    @property
+    def num_ticks(self) -> int:
+        """See `Baseline`."""
+        return self._same_hours().num_ticks
+
+    def compared(self, totals_TSX: _Floats, rows_TS: _Floats, until_us: int, *, num_current: int) -> Compared:
+        """See `Baseline`."""
+        _check(self, rows_TS, num_current)
+        if self.num_held(rows_TS, until_us) >= self.least_days:
+            return self._same_hours().compared(totals_TSX, rows_TS, until_us, num_current=num_current)
+        last = slice(-LastDay().num_ticks, None)
+        return LastDay().compared(totals_TSX[last], rows_TS[last], until_us, num_current=num_current)
+
+    def num_held(self, rows_TS: _Floats, until_us: int) -> int:
+        """How many earlier days of the kind have rows in the hour that ends where the current one does.
+
+        Args:
+            rows_TS: Rows by tick, `num_ticks` of them.
+            until_us: The end of the last tick.
+        """
+        hours_DT = rows_TS[:-TICKS_PER_DAY].sum(axis=-1).reshape(self.num_days, TICKS_PER_DAY)[:, -_HOUR:]
+        same_D = self._same_hours().same_kind(until_us)[:, -1]
+        return int((same_D & (hours_DT > 0).any(axis=1)).sum())
+
+    def _same_hours(self) -> SameHours:
+        return SameHours(self.num_days, self.days_off, self.utc_offset_s)
 
 
 def _check(baseline: Baseline, rows_TS: _Floats, num_current: int) -> None:

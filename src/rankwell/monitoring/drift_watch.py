@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rankwell.errors import MonitoringError
 from rankwell.monitoring.alarm_threshold import AlarmPromise
-from rankwell.monitoring.baseline import Baseline, LastDay
+from rankwell.monitoring.baseline import Baseline, HeldDays
 from rankwell.monitoring.judgement import (
     Judgement,
     detectable_shares,
@@ -25,14 +25,13 @@ from rankwell.monitoring.judgement import (
     learned_shares,
 )
 from rankwell.monitoring.null_divergence import KL, PSI, Divergence
+from rankwell.monitoring.null_tail import NullTail
 from rankwell.monitoring.pane import MINUTE_US, Pane
 from rankwell.monitoring.pane_layout import CategoricalBins, PaneLayout
 from rankwell.monitoring.reading import Reading
 from rankwell.monitoring.tick_history import (
     TICK_US,
-    TICKS_PER_DAY,
     ColumnHistory,
-    Looseness,
     TickHistory,
 )
 
@@ -70,7 +69,7 @@ class DriftWatch:
 
     Args:
         layout: Of the panes.
-        baseline: `LastDay`, or `SameHours` where panes of a week or two are held.
+        baseline: By default the same hours of earlier days once enough are held, and the last day until then.
         promise: One false alarm of all columns, segments, statistics and both windows in so many days.
         means_too: Whether means are tested, too; else PSI alone.
         kl_too: Whether the Kullback-Leibler divergence is read beside PSI, for people to look at: with a limit of its
@@ -85,7 +84,7 @@ class DriftWatch:
     """
 
     layout: PaneLayout
-    baseline: Baseline = field(default_factory=LastDay)
+    baseline: Baseline = field(default_factory=HeldDays)
     promise: AlarmPromise = field(default_factory=AlarmPromise)
     means_too: bool = True
     kl_too: bool = False
@@ -123,12 +122,22 @@ class DriftWatch:
         ]
         num_tests = sum(int(test.judgement.is_judged_S.sum()) for test in tests if test.divergence is not KL)
         level = self.promise.level(num_tests, num_standing=num_standing)
-        return [reading for test in tests for reading in _readings(test, history.segments, now_us, level)]
+        if not tests:
+            return []
+        # At once, since a limit is looked for step by step.
+        limits_S = np.split(NullTail.joined([test.judgement.tail for test in tests]).limit(level), len(tests))
+        return [
+            reading
+            for test, limit_S in zip(tests, limits_S, strict=True)
+            for reading in _readings(
+                test, history.segments, now_us, np.where(test.judgement.is_judged_S, limit_S, np.inf)
+            )
+        ]
 
     def _tests(self, column: ColumnHistory, now_us: int, num_current: int) -> Iterator[_Test]:
         counts_TSB = column.counts_TSB.astype(np.float64)
         compared = self.baseline.compared(counts_TSB, counts_TSB.sum(axis=-1), now_us, num_current=num_current)
-        null = learned_shares(compared, _of_last_day(column.shares))
+        null = learned_shares(compared, column.shares)
         sizes = compared.num_rows_S, compared.num_reference_S
         for divergence in (PSI, KL) if self.kl_too else (PSI,):
             judgement = judged_shares(
@@ -142,7 +151,7 @@ class DriftWatch:
         compared = self.baseline.compared(column.sums_TS2, values_TS, now_us, num_current=num_current)
         total_S, num_S = compared.reference_SX[:, 0], np.maximum(compared.num_reference_S, 1)
         variance_S = np.maximum(compared.reference_SX[:, 1] / num_S - (total_S / num_S) ** 2, 0.0)
-        null = learned_mean(compared.first(), _of_last_day(column.values))
+        null = learned_mean(compared.first(), column.values)
         sizes = compared.num_rows_S, compared.num_reference_S
         judgement = judged_mean(
             null, compared.current_SX[:, 0], sizes[0], total_S, sizes[1], compared.num_days_S, variance_S
@@ -150,9 +159,9 @@ class DriftWatch:
         yield _Test("mean_shift", None, column.bins.name, num_current, judgement, *sizes)
 
 
-def _readings(test: _Test, segments: tuple[int, ...], now_us: int, level: float) -> Iterator[Reading]:
+def _readings(test: _Test, segments: tuple[int, ...], now_us: int, limit_S: _Floats) -> Iterator[Reading]:
     judgement = test.judgement
-    value_S, limit_S, p_value_S = judgement.value_S, judgement.limit(level), judgement.p_value_S
+    value_S, p_value_S = judgement.value_S, judgement.p_value_S
     if test.divergence is not None:
         detectable_S, unit = detectable_shares(judgement, limit_S, divergence=test.divergence), "nats"
     else:
@@ -175,9 +184,3 @@ def _readings(test: _Test, segments: tuple[int, ...], now_us: int, level: float)
             window_end_us=now_us,
             is_alarm=is_judged and test.divergence is not KL and bool(value_S[place] > limit_S[place]),
         )
-
-
-def _of_last_day(looseness: Looseness) -> Looseness:
-    """Of the day before the current hour: what minutes of a disturbance do is not chance."""
-    ticks = slice(-TICKS_PER_DAY - _HOUR, -_HOUR)
-    return Looseness(looseness.scatter_TS[ticks], looseness.freedom_TS[ticks])

@@ -42,7 +42,7 @@ class Judgement:
 
     Args:
         value_S: A divergence; or the squared step of a mean, in variances of the reference.
-        tail: How it is distributed when nothing has changed.
+        tail: How it is distributed when nothing has changed; where nothing can be said, its limit is none.
         spread: By what.
         is_judged_S: Whether there are enough independent rows in the window, and any in the reference.
     """
@@ -56,10 +56,6 @@ class Judgement:
     def p_value_S(self) -> _Floats:
         """The chance of a value as large; 1 where nothing can be said."""
         return np.where(self.is_judged_S, self.tail.p_value(self.value_S), 1.0)
-
-    def limit(self, p: float) -> _Floats:
-        """The value that is passed by chance with probability `p`; infinite where nothing can be said."""
-        return np.where(self.is_judged_S, self.tail.limit(p), np.inf)
 
 
 def learned_shares(compared: Compared, looseness: Looseness) -> NullSpread:

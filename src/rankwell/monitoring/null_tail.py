@@ -5,6 +5,7 @@ Letters in names: J nodes · leading axes are any.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self, final
 
@@ -22,7 +23,10 @@ _LEAST_SKEW: Final = 1e-2
 _NUM_NODES: Final = 7
 _NODES_J, _WEIGHTS_J = hermegauss(_NUM_NODES)
 _CHANCES_J: Final = _WEIGHTS_J / _WEIGHTS_J.sum()
-_NUM_HALVINGS: Final = 50
+_NUM_STEPS: Final = 100
+_NEAR: Final = 1e-9
+"""Of the logarithm of a chance."""
+_LEAST_CHANCE: Final = 1e-300
 
 _Floats = NDArray[np.float64]
 
@@ -78,6 +82,16 @@ class NullTail:
         cubed = (centred_R**3).mean(axis=-1)
         return cls(mean, np.sqrt(variance), _ratio(cubed, variance**1.5))
 
+    @classmethod
+    def joined(cls, tails: Sequence[Self]) -> Self:
+        """One behind the other, each broadcast to its own mean: what is asked of all is asked once.
+
+        Args:
+            tails: Of one axis each.
+        """
+        each = [np.broadcast_arrays(tail.mean, tail.deviation, tail.skewness, tail.scale_error) for tail in tails]
+        return cls(*(np.concatenate(values) for values in zip(*each, strict=True)))
+
     def p_value(self, value: _Floats | float) -> _Floats:
         """The chance of a value as large or larger."""
         scales_J, chances_J = self._scales()
@@ -102,12 +116,29 @@ class NullTail:
         if not np.any(np.asarray(self.scale_error) > 0):
             return np.asarray(low)
         high = low + np.abs(low) * (np.exp(8 * np.asarray(self.scale_error)) - 1)
-        low = np.minimum(low, self.mean)
-        for _ in range(_NUM_HALVINGS):
-            middle = (low + high) / 2
-            is_beyond = self.p_value(middle) > p
+        found = self._between(np.minimum(low, self.mean), high, np.log(p))
+        return np.asarray(np.where(self.deviation > 0, found, self.mean))
+
+    def _between(self, low: _Floats, high: _Floats, log_p: _Floats) -> _Floats:
+        """Where the logarithm of the chance is `log_p`: by the rule of false position, as the Illinois algorithm."""
+        low, high = np.broadcast_arrays(low, high)
+
+        def away(value: _Floats) -> _Floats:
+            return np.asarray(np.log(np.maximum(self.p_value(value), _LEAST_CHANCE)) - log_p)
+
+        over, under = np.maximum(away(low), 0.0), np.minimum(away(high), 0.0)
+        middle = low
+        for _ in range(_NUM_STEPS):
+            span = over - under
+            middle = low + (high - low) * np.divide(over, span, out=np.zeros_like(span), where=span > 0)
+            at = away(middle)
+            if np.all((np.abs(at) < _NEAR) | (self.deviation <= 0)):
+                break
+            is_beyond = at > 0
+            # What stays where it was for a second time counts half, or one end would never move.
             low, high = np.where(is_beyond, middle, low), np.where(is_beyond, high, middle)
-        return np.asarray(high)
+            over, under = np.where(is_beyond, at, over / 2), np.where(is_beyond, under / 2, at)
+        return np.asarray(middle)
 
     def _skew(self) -> _Floats:
         return np.maximum(self.skewness, _LEAST_SKEW)

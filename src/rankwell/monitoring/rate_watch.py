@@ -8,7 +8,7 @@ from typing import Final, final
 import numpy as np
 
 from rankwell.monitoring.alarm_threshold import AlarmPromise
-from rankwell.monitoring.baseline import Baseline, LastDay
+from rankwell.monitoring.baseline import Baseline, HeldDays
 from rankwell.monitoring.drift_watch import DriftWatch
 from rankwell.monitoring.outcome_pane import OutcomePane
 from rankwell.monitoring.pane import Pane
@@ -40,7 +40,7 @@ class RateWatch:
     """
 
     segments: CategoricalBins | None
-    baseline: Baseline = field(default_factory=LastDay)
+    baseline: Baseline = field(default_factory=HeldDays)
     promise: AlarmPromise = field(default_factory=AlarmPromise)
 
     def readings(self, outcomes: OutcomePane, now_us: int, *, num_standing: int = 0) -> list[Reading]:

@@ -1,7 +1,7 @@
 """The panes of some days as one array a column: by quarter-hour, segment and bin, oldest first.
 
 Letters in names: T ticks, of a quarter-hour · S segments, all rows together being the last · B bins · N cells of a
-pane · C cells and, behind them, minutes of all rows together.
+pane · C cells and, behind them, minutes of all rows together · X what is summed, counts of bins or values.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = ["TICKS_PER_DAY", "TICK_US", "ColumnHistory", "Looseness", "TickHistor
 
 TICK_US: Final = 15 * MINUTE_US
 TICKS_PER_DAY: Final = 96
+_HOUR: Final = 4
 
 _Ints = NDArray[np.int64]
 _Floats = NDArray[np.float64]
@@ -31,15 +32,18 @@ _Number = TypeVar("_Number", np.int64, np.float64)
 class Looseness:
     """By how much the minutes of a tick differ from their mean: what tells how rows of one request hang together.
 
-    Minutes hold whole requests, so they are independent, and what is common to a whole tick is left out.
+    Minutes hold whole requests, so they are independent, and what is common to a whole tick is left out. Of the day
+    before the current hour: what minutes of a disturbance do is not chance.
 
     Args:
         scatter_TS: Σ over minutes of the squared residuals, residual = sum over a minute − rows·mean of the tick.
         freedom_TS: Σ over minutes of n_m·(1 − n_m / n), what the scatter is for independent rows of variance 1.
+        outer_SXX: Σ over minutes of residual·residualᵀ, whose trace is the scatter of all ticks: in which directions.
     """
 
     scatter_TS: _Floats
     freedom_TS: _Floats
+    outer_SXX: _Floats
 
 
 @final
@@ -121,6 +125,7 @@ class _Cells:
     Args:
         minutes: Where in the pane each minute begins.
         order_C: All by tick and segment; a place behind the pane's cells is a minute's.
+        place_C: Which tick and segment each is of, flat, in that order.
         firsts: Where in that order each tick and segment begins.
         places: Which tick and segment that is, flat.
         num_ticks, num_segments: The shape.
@@ -128,6 +133,7 @@ class _Cells:
 
     minutes: _Ints
     order_C: _Ints
+    place_C: _Ints
     firsts: _Ints
     places: _Ints
     num_ticks: int
@@ -140,23 +146,32 @@ class _Cells:
         # A layout without segments has cells of all rows already.
         place_C = np.concatenate([place_N if num_named else place_N[:0], tick_N[minutes] * len(segments) + num_named])
         order_C = np.argsort(place_C, kind="stable")
-        firsts = np.flatnonzero(np.diff(place_C[order_C], prepend=-1))
-        return cls(minutes, order_C, firsts, place_C[order_C][firsts], num_ticks, len(segments))
+        place_C = place_C[order_C]
+        firsts = np.flatnonzero(np.diff(place_C, prepend=-1))
+        return cls(minutes, order_C, place_C, firsts, place_C[firsts], num_ticks, len(segments))
 
     def column(self, bins: NumericBins | CategoricalBins, counts_NB: _Ints, sums_N2: _Floats) -> ColumnHistory:
         counts_CB, sums_C2 = self._with_minutes(counts_NB), self._with_minutes(sums_N2)
         counts_TSB, sums_TS2 = self._by_tick(counts_CB), self._by_tick(sums_C2)
-        tick_C = np.repeat(self.places, np.diff(self.firsts, append=len(self.order_C)))
 
-        def looseness(values_CB: _Floats, rows_C: _Ints, weight_SB: _Floats) -> Looseness:
+        def looseness(values_CX: _Floats, rows_C: _Ints, weight_SX: _Floats) -> Looseness:
             """Of a sum of each cell, whose squares count by a weight."""
-            shape = (self.num_ticks * self.num_segments, -1)
-            rows_T = self._by_tick(rows_C[:, None]).reshape(shape)
-            mean_TB = self._by_tick(values_CB).reshape(shape) / np.maximum(rows_T, 1)
-            residual_CB = values_CB - rows_C[:, None] * mean_TB[tick_C]
-            scatter_C = (residual_CB**2 * weight_SB[tick_C % self.num_segments]).sum(axis=1)
-            freedom_C = rows_C * (1 - rows_C / np.maximum(rows_T[tick_C, 0], 1))
-            return Looseness(self._by_tick(scatter_C[:, None])[..., 0], self._by_tick(freedom_C[:, None])[..., 0])
+            ticks = range(max(self.num_ticks - TICKS_PER_DAY - _HOUR, 0), max(self.num_ticks - _HOUR, 0))
+            first, last = np.searchsorted(self.place_C, np.array([ticks.start, ticks.stop]) * self.num_segments)
+            place_C, rows_C = self.place_C[first:last] - ticks.start * self.num_segments, rows_C[first:last]
+            num, segment_C = len(ticks) * self.num_segments, place_C % self.num_segments
+            rows_T = np.bincount(place_C, rows_C, num)
+            mean_TX = _summed(values_CX[first:last], place_C, num) / np.maximum(rows_T, 1)[:, None]
+            residual_CX = values_CX[first:last] - rows_C[:, None] * mean_TX[place_C]
+            residual_CX *= np.sqrt(weight_SX)[segment_C]
+            scatter_T = np.bincount(place_C, (residual_CX**2).sum(axis=1), num)
+            freedom_T = np.bincount(place_C, rows_C * (1 - rows_C / np.maximum(rows_T[place_C], 1)), num)
+            of_segment_S = (residual_CX[segment_C == segment] for segment in range(self.num_segments))
+            outer_SXX = np.stack([residual_X.T @ residual_X for residual_X in of_segment_S])
+            shape = (len(ticks), self.num_segments)
+            return Looseness(
+                scatter_T.reshape(shape).astype(np.float64), freedom_T.reshape(shape).astype(np.float64), outer_SXX
+            )
 
         total_SB = counts_TSB.sum(axis=0)
         share_SB = total_SB / np.maximum(total_SB.sum(axis=-1, keepdims=True), 1)
@@ -181,3 +196,12 @@ class _Cells:
         if len(values_C):
             total[self.places] = np.add.reduceat(values_C, self.firsts, axis=0)
         return total.reshape(self.num_ticks, self.num_segments, -1)
+
+
+def _summed(values_CX: _Floats, place_C: _Ints, num: int) -> _Floats:
+    """By place, which ascend."""
+    total = np.zeros((num, values_CX.shape[1]))
+    firsts = np.flatnonzero(np.diff(place_C, prepend=-1))
+    if len(firsts):
+        total[place_C[firsts]] = np.add.reduceat(values_CX, firsts, axis=0)
+    return total

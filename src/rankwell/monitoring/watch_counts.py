@@ -40,7 +40,7 @@ class WatchCounts:
         schema: The log's.
         layout: What to count of the candidates that were shown: features, logits, probabilities.
         action: Whose outcomes are counted, by the layout's segments.
-        keep_s: How long panes are kept.
+        keep_s: How long panes are kept; by default what `HeldDays` looks at, and outcomes half a day later.
         late_s: How late requests and actions may come.
         ahead_s: By how much a server's clock may go before ours.
 
@@ -54,7 +54,7 @@ class WatchCounts:
         layout: PaneLayout,
         action: str,
         *,
-        keep_s: float = 8 * 86_400.0,
+        keep_s: float = 15.5 * 86_400.0,
         late_s: float = 120.0,
         ahead_s: float = 60.0,
     ) -> None:

@@ -1,7 +1,4 @@
-"""False alarms by the promise: how often a watch accuses a marketplace in which nothing happens but days and weeks.
-
-Letters in names: T ticks of a day · D days · S segments · B bins.
-"""
+"""False alarms by the promise: how often a watch accuses a marketplace in which nothing happens but days and weeks."""
 
 from __future__ import annotations
 
@@ -14,10 +11,16 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from rankwell.monitoring.alarm_threshold import AlarmPromise
-from rankwell.monitoring.baseline import SameHours
-from rankwell.monitoring.judgement import judged_shares, learned_shares
-from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
+from rankwell.monitoring.tick_history import TICKS_PER_DAY
 from rankwell.studies.alarms_clicks import click_alarms, click_delays
+from rankwell.studies.alarms_looks import (
+    Looks,
+    Tested,
+    all_tested,
+    held_days_looks,
+    last_day_looks,
+    same_hours_looks,
+)
 from rankwell.studies.alarms_world import CountedColumn, CountedDay, CountedWorld
 from rankwell.studies.chart import Chart, Line, Panel
 from rankwell.studies.study import StudyResult
@@ -26,22 +29,27 @@ __all__ = ["study_alarms"]
 
 _COLUMNS: Final = (
     CountedColumn("member", 18, 1.0),
-    CountedColumn("logit", 18, 0.3),
-    CountedColumn("title", 23, 0.1),
+    CountedColumn("logit", 18, 0.1, mood=1.0),
+    CountedColumn("salary", 18, 0.3),
+    CountedColumn("title", 23, 0.1, has_values=False),
     CountedColumn("age of the job", 12, 0.0),
+    CountedColumn("clicks", 2, 0.1, has_values=False, last_share=0.05),
 )
+_RATES, _MOVED = "clicks", "logit"
 _SIZES: Final = (100, 1000, 10_000)
 _SHIFTS: Final = (0.1, 0.3, 1.0)
 _FIXED: Final = (0.1, 0.2)
 _PROMISED: Final = (1.25, 2.0)
 _BY_CLICKS: Final = "calibration, by clicks"
+_BASELINES: Final = ("the same hours", "the last day")
+_FAMILIES: Final = ("PSI and means", "PSI", "means", "rates")
+"""What shares a promise; the first is what a watch tests, beside rates."""
 _HOUR: Final = 4
 _DAYS_PER_FALSE_ALARM: Final = 7.0
 _NUM_TRIALS: Final = 15
 _NUM_DAYS_BACK: Final = 14
-_DAY_US: Final = TICKS_PER_DAY * TICK_US
-
-_Floats = NDArray[np.float64]
+_FIRST_DAYS: Final = 2
+_WEEK: Final = 7
 
 
 @final
@@ -63,21 +71,34 @@ class _Runs:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class _Looks:
-    """Of a day: p-values and PSI, by window, column, tick and segment."""
+@dataclass(slots=True)
+class _Rule:
+    """A family of tests under one promise; or PSI above a fixed limit."""
 
-    p_values: _Floats
-    psi: _Floats
-    is_judged: NDArray[np.bool_]
+    places: list[int]
+    limit: float | None = None
+    runs: _Runs = field(default_factory=_Runs)
+
+    def see(self, looks: Looks, number: int) -> None:
+        """A day."""
+        p_values, values = looks.p_values[:, self.places], looks.values[:, self.places]
+        is_judged = looks.is_judged[:, self.places]
+        for at in range(TICKS_PER_DAY):
+            tick = number * TICKS_PER_DAY + at
+            level = _level(is_judged[:, :, at], self.runs.num_standing(tick))
+            passed = p_values[:, :, at] <= level if self.limit is None else values[:, :, at] > self.limit
+            self.runs.at(tick, [(int(test), int(segment)) for test, segment in np.argwhere(passed.any(axis=0))])
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    days_between: dict[str, float]
+    num_days: dict[str, int]
     num_alarms: dict[str, int]
-    delays: dict[float, list[float]]
+    delays: dict[tuple[str, float], list[float]]
+
+    def days_between(self, rule: str) -> float:
+        return self.num_days[rule] / max(self.num_alarms[rule], 1)
 
 
 def study_alarms(
@@ -89,10 +110,12 @@ def study_alarms(
 ) -> StudyResult:
     """The time between alarms, promised to be 7 days, at three sizes of traffic; beside it fixed limits of PSI.
 
-    Four columns in four segments and all rows, each in the quarter-hour and in the hour, against the same hours of 14
-    days before. Traffic, shares, days off and single days all vary, and nothing else does. Then a column's values move
-    at a random time of one day, and the quarter-hours until its alarm are counted. Apart from that, calibration is
-    watched by clicks in four segments under a promise of its own, and then one of them promises too much.
+    Five columns in four segments and all rows, each in the quarter-hour and in the hour, against the same hours of 14
+    days before and against the last day; and how often rows are clicked on, under a promise of its own. Traffic,
+    shares, days off and single days all vary, and nothing else does. Then a column's values move at a random time of
+    one day, and the quarter-hours until its alarm are counted. Then marketplaces whose watch has just begun: its first
+    fortnight, against what is held. Apart from that, calibration is watched by clicks in four segments under a promise
+    of its own, and then one of them promises too much.
 
     Args:
         num_days: Simulated at each size, after the first 14.
@@ -100,11 +123,13 @@ def study_alarms(
         seed: Of the draws.
         say: Told what is going on.
     """
-    outcomes = {}
+    outcomes, begun = {}, {}
     for size in sizes:
         outcomes[size] = _outcome(size, num_days, seed)
         say(f"{size:,} a quarter-hour: {num_days:,} days")
-    rules = list(outcomes[sizes[0]].days_between)
+        begun[size] = _begun(size, num_days, seed)
+        say(f"{size:,} a quarter-hour: watches begin")
+    rules = list(outcomes[sizes[0]].num_alarms)
     table = Table(title=f"days between alarms, {num_days:,} quiet days; promised: one in {_DAYS_PER_FALSE_ALARM:.0f}")
     delays = Table(title="a column moves: quarter-hours until its alarm (median), and the share found that day")
     for each, heading in ((table, "rule"), (delays, "moved by")):
@@ -112,13 +137,18 @@ def study_alarms(
         for size in sizes:
             each.add_column(f"{size:,} a quarter-hour", justify="right")
     numbers: dict[str, float] = {}
-    for rule in rules:
-        table.add_row(rule, *(_told(outcomes[size], rule) for size in sizes))
-        numbers |= {f"{rule}/{size}/days between alarms": outcomes[size].days_between[rule] for size in sizes}
-        numbers |= {f"{rule}/{size}/alarms": outcomes[size].num_alarms[rule] for size in sizes}
-    for shift in _SHIFTS:
-        cells = [_waited(outcomes[size].delays[shift], f"moved by {shift}/{size}", numbers) for size in sizes]
-        delays.add_row(f"{shift} standard deviations", *cells)
+    for found in (outcomes, begun):
+        for rule in found[sizes[0]].num_alarms:
+            days = {size: found[size].days_between(rule) for size in sizes}
+            num = {size: found[size].num_alarms[rule] for size in sizes}
+            table.add_row(rule, *(_days_told(days[size], num[size], found[size].num_days[rule]) for size in sizes))
+            numbers |= {f"{rule}/{size}/days between alarms": days[size] for size in sizes}
+            numbers |= {f"{rule}/{size}/alarms": num[size] for size in sizes}
+    for baseline in _BASELINES:
+        for shift in _SHIFTS:
+            waits = {size: outcomes[size].delays[baseline, shift] for size in sizes}
+            cells = [_waited(waits[size], f"{baseline}: moved by {shift}/{size}", numbers) for size in sizes]
+            delays.add_row(f"{shift} standard deviations, {baseline}", *cells)
     by_clicks = {}
     for size in sizes:
         by_clicks[size] = click_alarms(size, num_days, days_per_false_alarm=_DAYS_PER_FALSE_ALARM, seed=seed)
@@ -127,93 +157,123 @@ def study_alarms(
         say(f"{size:,} a quarter-hour, by clicks: {num_days:,} days")
     table.add_row(_BY_CLICKS, *(_days_told(*by_clicks[size], num_days) for size in sizes))
     for factor in _PROMISED:
-        waits = {
+        clicks_waits = {
             size: click_delays(size, factor, days_per_false_alarm=_DAYS_PER_FALSE_ALARM, seed=seed + 1)
             for size in sizes
         }  # fmt: skip
-        cells = [_waited(waits[size].tolist(), f"promised {factor} times/{size}", numbers) for size in sizes]
+        cells = [_waited(clicks_waits[size].tolist(), f"promised {factor} times/{size}", numbers) for size in sizes]
         delays.add_row(f"clicks: a fifth of the rows promised {factor} ×", *cells)
-    kept = [size for size in sizes if 1 / 3 <= outcomes[size].days_between[rules[0]] / _DAYS_PER_FALSE_ALARM <= 3]
+    days_of = {rule: [outcomes[size].days_between(rule) for size in sizes] for rule in rules}
+    ours = [_rule_name(_FAMILIES[0], baseline) for baseline in _BASELINES]
+    kept = [days for days in days_of[ours[0]] if 1 / 3 <= days / _DAYS_PER_FALSE_ALARM <= 3]
     finding = (
-        f"The promise is one false alarm in {_DAYS_PER_FALSE_ALARM:.0f} days; found is one in "
-        f"{', '.join(f'{outcomes[size].days_between[rules[0]]:.1f}' for size in sizes)} days at "
-        f"{', '.join(f'{size:,}' for size in sizes)} rows a quarter-hour: within a factor of three at "
-        f"{len(kept)} of {len(sizes)} sizes. PSI above {_FIXED[0]} would alarm once in "
-        f"{', '.join(f'{outcomes[size].days_between[rules[1]]:.2g}' for size in sizes)} days. Calibration by clicks, "
-        f"under the same promise: one in {', '.join(f'{by_clicks[size][0]:.1f}' for size in sizes)} days."
+        f"The promise is one false alarm in {_DAYS_PER_FALSE_ALARM:.0f} days. At "
+        f"{', '.join(f'{size:,}' for size in sizes)} rows a quarter-hour PSI and means alarm once in "
+        f"{_listed(days_of[ours[0]])} days against the same hours, within a factor of three at {len(kept)} of "
+        f"{len(sizes)} sizes; and in {_listed(days_of[ours[1]])} days against the last day. PSI above {_FIXED[0]} "
+        f"would alarm once in {', '.join(f'{days:.2g}' for days in days_of[_fixed_name(_FIXED[0])])} days. Calibration "
+        f"by clicks, under the same promise: one in {_listed([by_clicks[size][0] for size in sizes])} days."
     )
     return StudyResult("alarms", (table, delays), finding, numbers, (_chart(outcomes, rules),))
 
 
 def _outcome(size: int, num_days: int, seed: int) -> _Outcome:
+    """Quiet days of one marketplace, and some on which a column moves."""
     world = CountedWorld(list(_COLUMNS), size=size, seed=seed)
     rng = np.random.default_rng([seed, size])
-    promise = AlarmPromise(_DAYS_PER_FALSE_ALARM)
-    runs = {"limits from the null": _Runs(), **{f"PSI > {limit}": _Runs() for limit in _FIXED}}
+    tests = all_tested(_COLUMNS)
+    rules = {
+        baseline: {_rule_name(family, baseline): _Rule(_places(tests, family)) for family in _FAMILIES}
+        for baseline in _BASELINES
+    }
+    rules[_BASELINES[0]] |= {_fixed_name(limit): _Rule(_places(tests, "PSI"), limit) for limit in _FIXED}
     history = [world.day(number) for number in range(_NUM_DAYS_BACK)]
     trial_days = set(np.linspace(0, num_days - 1, min(_NUM_TRIALS, num_days)).astype(int).tolist())
-    delays: dict[float, list[float]] = {shift: [] for shift in _SHIFTS}
+    delays: dict[tuple[str, float], list[float]] = {
+        (baseline, shift): [] for baseline in _BASELINES for shift in _SHIFTS
+    }
+    moving = [test for test in tests if _COLUMNS[test.place].name == _MOVED]
     for number in range(_NUM_DAYS_BACK, _NUM_DAYS_BACK + num_days):
-        if number - _NUM_DAYS_BACK in trial_days:
-            for shift in _SHIFTS:
-                at_tick = int(rng.integers(_HOUR, TICKS_PER_DAY // 2))
-                moved = world.day(number, shifted="logit", shift=shift, at_tick=at_tick)
-                delays[shift].append(_delay(_looks(history, moved, number), promise, at_tick))
         today = world.day(number)
-        looks = _looks(history, today, number)
-        for at in range(TICKS_PER_DAY):
-            tick = number * TICKS_PER_DAY + at
-            ours = runs["limits from the null"]
-            level = promise.level(int(looks.is_judged[:, :, at].sum()), num_standing=ours.num_standing(tick))
-            ours.at(tick, _keys(looks.p_values[:, :, at] <= level))
-            for limit in _FIXED:
-                runs[f"PSI > {limit}"].at(tick, _keys(looks.psi[:, :, at] > limit))
+        looks = _both(tests, history, today, number)
+        for baseline in _BASELINES:
+            for rule in rules[baseline].values():
+                rule.see(looks[baseline], number)
+        for shift in _SHIFTS if number - _NUM_DAYS_BACK in trial_days else ():
+            at_tick = int(rng.integers(_HOUR, TICKS_PER_DAY // 2))
+            moved = world.day(number, shifted=_MOVED, shift=shift, at_tick=at_tick)
+            for baseline, seen in _both(moving, history, moved, number).items():
+                quiet = looks[baseline].is_judged[:, _places(tests, _FAMILIES[0])]
+                delays[baseline, shift].append(_delay(seen, quiet, at_tick))
         history = [*history[1:], today]
-    num_alarms = {rule: run.num_alarms for rule, run in runs.items()}
-    return _Outcome({rule: num_days / max(num, 1) for rule, num in num_alarms.items()}, num_alarms, delays)
+    found = {name: rule.runs.num_alarms for each in rules.values() for name, rule in each.items()}
+    return _Outcome(dict.fromkeys(found, num_days), found, delays)
 
 
-def _looks(history: Sequence[Sequence[CountedDay]], today: Sequence[CountedDay], number: int) -> _Looks:
-    """All windows that end within a day; what is learned is learned at its beginning."""
-    baseline = SameHours(num_days=_NUM_DAYS_BACK)
-    until_us = (number + 1) * _DAY_US
-    of_kind_DT = baseline.of_kind(until_us)
-    found = []
-    for num_current in (1, _HOUR):
-        for place in range(len(today)):
-            before_DTSB = np.stack([day[place].counts_TSB for day in history])
-            all_TSB = np.concatenate([*before_DTSB, today[place].counts_TSB])
-            compared = baseline.compared(all_TSB, all_TSB.sum(axis=-1), until_us, num_current=num_current)
-            null = learned_shares(compared, history[-1][place].looseness)
-            references = baseline.references(
-                before_DTSB, before_DTSB.sum(axis=-1), of_kind_DT, num_current=num_current
-            )  # fmt: skip
-            rolled = [np.roll(all_TSB, back, axis=0)[-TICKS_PER_DAY:] for back in range(num_current)]
-            windows_TSB = np.sum(rolled, axis=0)
-            judgement = judged_shares(null, windows_TSB, windows_TSB.sum(axis=-1), *references)
-            found.append((judgement.p_value_S, judgement.value_S, judgement.is_judged_S))
-    shape = (2, len(today), TICKS_PER_DAY, -1)
-    return _Looks(*(np.stack(values).reshape(shape) for values in zip(*found, strict=True)))
+def _begun(size: int, num_days: int, seed: int) -> _Outcome:
+    """First fortnights of watches but their first two days, each of another marketplace and from another weekday on."""
+    tests, num = all_tested(_COLUMNS), max(1, min(_NUM_TRIALS, num_days // _NUM_DAYS_BACK))
+    found = {_begun_name(is_off): 0 for is_off in (False, True)}
+    num_seen = dict(found)
+    for marketplace in range(num):
+        world = CountedWorld(list(_COLUMNS), size=size, seed=seed + 1 + marketplace)
+        first = 2 * _WEEK + marketplace % _WEEK
+        rule = _Rule(_places(tests, _FAMILIES[0]))
+        history = [world.day(first + number) for number in range(_FIRST_DAYS)]
+        for number in range(first + _FIRST_DAYS, first + _NUM_DAYS_BACK):
+            before, today = rule.runs.num_alarms, world.day(number)
+            rule.see(held_days_looks(tests, history, today, number), number)
+            kind = _begun_name((number + 3) % _WEEK >= 5)
+            num_seen[kind] += 1
+            found[kind] += rule.runs.num_alarms - before
+            history.append(today)
+    return _Outcome(num_seen, found, {})
 
 
-def _delay(looks: _Looks, promise: AlarmPromise, at_tick: int) -> float:
+def _both(
+    tests: Sequence[Tested], history: Sequence[Sequence[CountedDay]], today: Sequence[CountedDay], number: int
+) -> dict[str, Looks]:
+    looks = same_hours_looks(tests, history, today, number), last_day_looks(tests, history, today)
+    return dict(zip(_BASELINES, looks, strict=True))
+
+
+def _places(tests: Sequence[Tested], family: str) -> list[int]:
+    """Which tests are of a family."""
+    statistics = {"psi": {"PSI", "PSI and means"}, "mean_shift": {"means", "PSI and means"}}
+    of_rates = [_COLUMNS[test.place].name == _RATES for test in tests]
+    return [
+        place
+        for place, (test, is_rate) in enumerate(zip(tests, of_rates, strict=True))
+        if (family == "rates" if is_rate else family in statistics[test.statistic])
+    ]
+
+
+def _delay(looks: Looks, quiet: NDArray[np.bool_], at_tick: int) -> float:
     """Quarter-hours from the move to the first alarm of the column that moved; infinite if there is none that day."""
-    place = [column.name for column in _COLUMNS].index("logit")
     for tick in range(at_tick, TICKS_PER_DAY):
-        level = promise.level(int(looks.is_judged[:, :, tick].sum()))
-        if (looks.p_values[:, place, tick] <= level).any():
+        if (looks.p_values[:, :, tick] <= _level(quiet[:, :, tick], 0)).any():
             return float(tick - at_tick + 1)
     return np.inf
 
 
-def _keys(passed: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Columns and segments of which a window has passed."""
-    return [(int(column), int(segment)) for column, segment in np.argwhere(passed.any(axis=0))]
+def _level(is_judged: NDArray[np.bool_], num_standing: int) -> float:
+    return AlarmPromise(_DAYS_PER_FALSE_ALARM).level(int(is_judged.sum()), num_standing=num_standing)
 
 
-def _told(outcome: _Outcome, rule: str) -> str:
-    days, num = outcome.days_between[rule], outcome.num_alarms[rule]
-    return _days_told(days, num, days)
+def _rule_name(family: str, baseline: str) -> str:
+    return f"{family}, {baseline}"
+
+
+def _fixed_name(limit: float) -> str:
+    return f"PSI > {limit}"
+
+
+def _begun_name(is_off: bool) -> str:
+    return f"the first fortnight, of what is held: on {'days off' if is_off else 'working days'}"
+
+
+def _listed(days: Sequence[float]) -> str:
+    return ", ".join(f"{one:.1f}" for one in days)
 
 
 def _days_told(days: float, num: int, all_days: float) -> str:
@@ -233,7 +293,7 @@ def _waited(waits: Sequence[float], name: str, numbers: dict[str, float]) -> str
 def _chart(outcomes: dict[int, _Outcome], rules: Sequence[str]) -> Chart:
     sizes = list(outcomes)
     lines = [
-        Line(name=rule, x=sizes, y=[outcomes[size].days_between[rule] for size in sizes]) for rule in rules
+        Line(name=rule, x=sizes, y=[outcomes[size].days_between(rule) for size in sizes]) for rule in rules
     ]  # fmt: skip
     band = [
         Line(name=name, x=sizes, y=[_DAYS_PER_FALSE_ALARM * factor] * len(sizes), style="dashed")
