@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ import torch
 
 from rankwell.errors import LogError, MonitoringError
 from rankwell.mitigation.folder_watch import FolderWatch
+from rankwell.mitigation.mitigation_state import Decision
 from rankwell.mitigation.watch_round import RoundReport, WatchRound
 from rankwell.monitoring.calibration_watch import CalibrationWatch
 from rankwell.monitoring.drift_watch import DriftWatch
+from rankwell.monitoring.outcome_pane import OutcomePane
 from rankwell.monitoring.pane_layout import CategoricalBins, NumericBins, PaneLayout
+from rankwell.monitoring.reading import Reading
 from rankwell.monitoring.watch_counts import WatchCounts
 from rankwell.schema import Action, Categorical, Exposure, Schema
 from rankwell.serving.action_log import ActionLog, ReportedAction
@@ -55,7 +59,7 @@ def _answer(number: int, time_us: int, rng: np.random.Generator, bug: float) -> 
     return answer, [int(k) + 1 for k in np.flatnonzero(rng.random(4) < 1 / (1 + np.exp(-true_K)))]
 
 
-def _rounds(folder: Path, *, num_ticks: int, bug_from: int, per_tick: int) -> list[RoundReport]:
+def _rounds(folder: Path, *, num_ticks: int, bug_from: int, per_tick: int, mitigation: Any = None) -> list[RoundReport]:
     def damaged(error: LogError) -> None:
         raise error
 
@@ -63,7 +67,7 @@ def _rounds(folder: Path, *, num_ticks: int, bug_from: int, per_tick: int) -> li
     served = ServedLog(folder, SCHEMA, worker="w0", seed=1, now_us=lambda: clock[0])
     actions = ActionLog(folder, SCHEMA, worker="w0", now_us=lambda: clock[0])
     watch = FolderWatch(folder, WatchCounts(SCHEMA, LAYOUT, "click"), folder / "state", on_damage=damaged)
-    loop = WatchRound(watch, DriftWatch(LAYOUT), CalibrationWatch(num_series=4))
+    loop = WatchRound(watch, DriftWatch(LAYOUT), CalibrationWatch(num_series=4), mitigation)
     reports = []
     for tick in range(num_ticks):
         num = per_tick * (5 if tick >= bug_from else 1)  # some 110 clicks of a level in a quarter-hour
@@ -107,6 +111,22 @@ def test_a_calibration_bug_is_seen_without_labels_at_once_and_by_clicks_when_the
     assert set(by_clicks) == {1}
     assert reports[-1].spend_micros[1] > 1.3 * reports[-1].spend_micros[0] > 0
     assert not any(report.decisions for report in reports), "nobody was to act"
+
+
+class _Listener:
+    """Stands for a mitigation folder."""
+
+    def look(self, readings: list[Reading], outcomes: OutcomePane, **others: Any) -> tuple[Decision, ...]:
+        self.readings, self.outcomes, self.others = readings, outcomes, others
+        return ()
+
+
+def test_mitigation_is_shown_the_panes_of_watched_columns_too(tmp_path: Path) -> None:
+    listener = _Listener()
+    _rounds(tmp_path, num_ticks=2, bug_from=9, per_tick=5, mitigation=listener)
+    assert listener.others["pane"].column("served_logit_click").num_rows == 2 * 5 * 4
+    assert {reading.name for reading in listener.readings} >= {"psi", "calibration_served"}
+    assert set(listener.others) == {"settled_us", "versions", "pane"}
 
 
 def test_drift_of_another_layout_is_refused(tmp_path: Path) -> None:
