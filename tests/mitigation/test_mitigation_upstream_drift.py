@@ -125,6 +125,8 @@ def test_it_is_over_when_it_is_within_its_limit_of_before_and_nearer_to_that_tha
     other = ColumnCounts(bins, np.array([10_000, 0, 0]))  # nothing like it was, and yet farther from what it became
     assert psi(ColumnCounts(bins, np.array(drift.before_B)), other) > 0.5
     assert not drift.is_over(other)
+    assert not drift.is_there_again(other)
+    assert drift.is_there_again(ColumnCounts(bins, np.array([200, 800, 0])))  # .6 · ln(.8 · .8 / (.2 · .2)) = 1.7 away
     assert not drift.is_over(ColumnCounts(bins, np.zeros(3, np.int64)))
 
 

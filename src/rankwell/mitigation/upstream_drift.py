@@ -88,8 +88,22 @@ class UpstreamDrift(Declaration):
         Raises:
             MonitoringError: They are of others.
         """
+        return self.is_as_before(now) and self._is_nearer_to_before(now)
+
+    def is_there_again(self, now: ColumnCounts) -> bool:
+        """Whether there are rows, beyond the limit from before, and nearer to what was since.
+
+        Args:
+            now: Of the same bins.
+
+        Raises:
+            MonitoringError: They are of others.
+        """
+        return now.num_rows > 0 and not self.is_as_before(now) and not self._is_nearer_to_before(now)
+
+    def _is_nearer_to_before(self, now: ColumnCounts) -> bool:
         during = ColumnCounts(self.bins, np.array(self.during_B))
-        return self.is_as_before(now) and psi(self._before, now) < psi(during, now)
+        return psi(self._before, now) < psi(during, now)
 
     @property
     def _before(self) -> ColumnCounts:
@@ -99,8 +113,9 @@ class UpstreamDrift(Declaration):
 def known_drifts(known: Sequence[UpstreamDrift], readings: Sequence[Reading], pane: Pane) -> tuple[UpstreamDrift, ...]:
     """What is known, and what stands in alarm by now: by PSI of a quarter-hour, for half an hour at least.
 
-    Logits, probabilities and clicks are no features. For a day after a return no alarm is waited for, since none can be
-    relied on while the baseline holds the drift: what is beyond the limit from before the first time drifts again.
+    Logits, probabilities and clicks are no features. For a day after a return alarms can't be relied on, since the
+    baseline holds the drift: what becomes again what it was then drifts, alarm or not; an alarm of what is as before it
+    is none.
 
     Args:
         known: Before.
@@ -121,9 +136,11 @@ def known_drifts(known: Sequence[UpstreamDrift], readings: Sequence[Reading], pa
         earlier = kept.get((reading.column, reading.segment))
         if reading.column.startswith(_SERVED) or (earlier is not None and earlier.returned_us is None):
             continue
-        now = _counts(newest, reading.column, reading.segment)
-        is_judged = math.isfinite(reading.limit)  # else there are too few rows
-        if is_judged and (reading.is_alarm if earlier is None else not earlier.is_as_before(now)):
+        stands = reading.is_alarm
+        if earlier is not None and math.isfinite(reading.limit):  # else there are too few rows
+            now = _counts(newest, *earlier.key)
+            stands = earlier.is_there_again(now) or (stands and not earlier.is_as_before(now))
+        if stands:
             drift = _found(reading, pane, earlier)
             if drift is not None:
                 kept[drift.key] = drift
