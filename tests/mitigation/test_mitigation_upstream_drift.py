@@ -118,16 +118,19 @@ def test_it_is_over_when_it_is_within_its_limit_of_before_and_nearer_to_that_tha
         ([650, 350, 0], False),
         ([500, 500, 0], False),
     ):
-        assert drift.is_over(ColumnCounts(bins, np.array(now_B))) is is_over, now_B
+        assert drift.is_over(ColumnCounts(bins, np.array(now_B)), math.nan) is is_over, now_B
     tighter = drift.model_copy(update={"limit": 0.05})  # from .8 to .7: .1 · ln(.8 · .3 / (.7 · .2)) = .054
     assert psi(ColumnCounts(bins, np.array(drift.before_B)), ColumnCounts(bins, np.array([700, 300, 0]))) > 0.05
-    assert not tighter.is_over(ColumnCounts(bins, np.array([700, 300, 0])))
+    assert not tighter.is_over(ColumnCounts(bins, np.array([700, 300, 0])), math.nan)
+    assert not tighter.is_over(ColumnCounts(bins, np.array([700, 300, 0])), 0.06)
+    assert tighter.is_over(ColumnCounts(bins, np.array([700, 300, 0])), 0.04)  # the baseline knows the hour
+    assert not tighter.is_over(ColumnCounts(bins, np.array([500, 500, 0])), 0.0)  # and knows nothing but the drift
     other = ColumnCounts(bins, np.array([10_000, 0, 0]))  # nothing like it was, and yet farther from what it became
     assert psi(ColumnCounts(bins, np.array(drift.before_B)), other) > 0.5
-    assert not drift.is_over(other)
+    assert not drift.is_over(other, math.nan)
     assert not drift.is_there_again(other)
     assert drift.is_there_again(ColumnCounts(bins, np.array([200, 800, 0])))  # .6 · ln(.8 · .8 / (.2 · .2)) = 1.7 away
-    assert not drift.is_over(ColumnCounts(bins, np.zeros(3, np.int64)))
+    assert not drift.is_over(ColumnCounts(bins, np.zeros(3, np.int64)), 0.0)
 
 
 def test_what_has_stood_for_half_an_hour_is_known_with_its_onset() -> None:

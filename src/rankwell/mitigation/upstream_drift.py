@@ -36,8 +36,9 @@ _NEAR_US: Final = 4 * TICK_US
 class UpstreamDrift(Declaration):
     """One column of one segment: what it was, and what it became.
 
-    It is over when the newest quarter-hour is within its limit of what was before the onset, and nearer to that than to
-    what was since. The present baseline is not asked: after a day it holds nothing but the drift, and finds it normal.
+    It is over when the newest quarter-hour is nearer to what was before the onset than to what was since, and in the
+    limit from that or from the present baseline. The baseline is not asked alone: once it holds the drift, it finds it
+    normal. But it may know the hour better than the day before the onset does.
 
     Args:
         bins: The column's, as it was counted.
@@ -51,8 +52,8 @@ class UpstreamDrift(Declaration):
     >>> years = NumericBins(name="years", edges=(10.0,))  # the third bin is of missing values
     >>> drift = UpstreamDrift(bins=years, segment=ALL_ROWS, onset_us=0, limit=.1, before_B=(90, 10, 0),
     ...                       during_B=(0, 100, 0))
-    >>> [drift.is_over(ColumnCounts(years, np.array(now_B))) for now_B in ([88, 12, 0], [44, 56, 0], [0, 0, 0])]
-    [True, False, False]
+    >>> [drift.is_over(ColumnCounts(years, np.array(now_B)), math.nan) for now_B in ([88, 12, 0], [44, 56, 0])]
+    [True, False]
     """
 
     bins: Annotated[NumericBins | CategoricalBins, Field(discriminator="kind")]
@@ -79,16 +80,18 @@ class UpstreamDrift(Declaration):
         """
         return now.num_rows > 0 and psi(self._before, now) <= self.limit
 
-    def is_over(self, now: ColumnCounts) -> bool:
-        """Whether they are as before, and nearer to that than to what was since.
+    def is_over(self, now: ColumnCounts, from_baseline: float) -> bool:
+        """Whether they are as before, or as the baseline, and nearer to before than to what was since.
 
         Args:
             now: Of the same bins.
+            from_baseline: Their PSI from the present baseline; NaN: it isn't known.
 
         Raises:
             MonitoringError: They are of others.
         """
-        return self.is_as_before(now) and self._is_nearer_to_before(now)
+        is_within = self.is_as_before(now) or from_baseline <= self.limit
+        return now.num_rows > 0 and is_within and self._is_nearer_to_before(now)
 
     def is_there_again(self, now: ColumnCounts) -> bool:
         """Whether there are rows, beyond the limit from before, and nearer to what was since.
@@ -172,10 +175,11 @@ def that_are_over(
     """
     end_us, bins = _end_us(readings), set(pane.layout.columns)
     newest = pane.between(end_us - TICK_US, end_us)
+    values = {(r.column, r.segment): r.value for r in readings if _is_of_a_quarter(r)}
     return tuple(
         drift.model_copy(update={"returned_us": end_us - TICK_US})
         for drift in drifts
-        if drift.bins in bins and drift.is_over(_counts(newest, *drift.key))
+        if drift.bins in bins and drift.is_over(_counts(newest, *drift.key), values.get(drift.key, math.nan))
     )
 
 
