@@ -47,9 +47,9 @@ def test_tails_that_are_joined_have_the_limits_that_each_has_alone() -> None:
     known = NullTail(np.array([5.0, 2.0]), np.array([10.0**0.5, 0.0]), np.array([1.2649, 0.0]))
     learned = NullTail(np.array([1.0]), np.array([2.0**0.5]), np.array([8.0**0.5]), np.array([1.2]))
     limits = NullTail.joined([known, learned]).limit(1e-5)
-    np.testing.assert_allclose(limits, [*known.limit(1e-5), *learned.limit(1e-5)], rtol=1e-6)
+    np.testing.assert_allclose(limits, [*known.limit(1e-5), *learned.limit(1e-5)], rtol=1e-5)
     assert limits[1] == 2.0  # what has no deviation never passes its mean
-    assert learned.p_value(learned.limit(1e-5)) == pytest.approx([1e-5], rel=1e-6)
+    assert learned.p_value(learned.limit(1e-5)) == pytest.approx([1e-5], rel=1e-5)
 
 
 def test_no_chance_and_no_values_are_refused() -> None:

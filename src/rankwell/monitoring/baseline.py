@@ -159,23 +159,26 @@ class SameHours:
         rows_DTS = rows_TS[:-TICKS_PER_DAY].reshape(*by_day, *rows_TS.shape[1:])
         of_kind_DT = self.of_kind(until_us)
         reference_TSX, num_TS, days_TS = self.references(totals_DTSX, rows_DTS, of_kind_DT, num_current=num_current)
+        num_now_S = num_TS[-1]
 
         # Past windows that end where the current one does, one behind the other; each day against its own hours.
         ends = slice(num_current - 1, None, num_current)
-        windows_WSX = _windows(totals_DTSX.reshape(-1, *totals_TSX.shape[1:]), num_current)
-        rows_WS = _windows(rows_DTS.reshape(-1, *rows_TS.shape[1:]), num_current)
-        mean_WSX = np.tile(_mean(reference_TSX, num_TS)[ends], (self.num_days, 1, 1))
-        num_WS, of_kind_W = np.tile(num_TS[ends], (self.num_days, 1)), of_kind_DT[:, ends].reshape(-1)
+        mean_TSX, num_TS = _mean(reference_TSX, num_TS)[ends], num_TS[ends]
+        of_kind_W = of_kind_DT[:, ends].reshape(-1)
+        place_W = np.tile(np.arange(len(num_TS)), self.num_days)[of_kind_W]
+        windows_WSX = _windows(totals_DTSX.reshape(-1, *totals_TSX.shape[1:]), num_current)[of_kind_W]
+        rows_WS = _windows(rows_DTS.reshape(-1, rows_TS.shape[1]), num_current)[of_kind_W]
+        mean_WSX, num_WS = mean_TSX[place_W], num_TS[place_W]
         return Compared(
             totals_TSX[-num_current:].sum(axis=0),
             rows_TS[-num_current:].sum(axis=0),
             reference_TSX[-1],
-            num_TS[-1],
+            num_now_S,
             days_TS[-1],
-            (windows_WSX - rows_WS[..., None] * mean_WSX)[of_kind_W],
-            mean_WSX[of_kind_W],
-            rows_WS[of_kind_W],
-            np.where(num_WS > 0, 1 - rows_WS / np.maximum(num_WS, 1), 0.0)[of_kind_W],
+            windows_WSX - rows_WS[..., None] * mean_WSX,
+            mean_WSX,
+            rows_WS,
+            np.where(num_WS > 0, 1 - rows_WS / np.maximum(num_WS, 1), 0.0),
         )
 
     def of_kind(self, until_us: int) -> _Bools:
@@ -210,13 +213,17 @@ class SameHours:
             num_current: Ticks in a window.
         """
         taken_DTS = rows_DTS * of_kind_DT[..., None]
-        totals_TSX = (totals_DTSX * of_kind_DT[..., None, None]).sum(axis=0)
+        totals_TSX = np.einsum("dt,dtsx->tsx", of_kind_DT.astype(np.float64), totals_DTSX)
 
-        def around(values: _Floats, axis: int) -> _Floats:
-            shifted = (np.roll(values, shift, axis) for shift in range(-_NEIGHBOURS, num_current + _NEIGHBOURS))
-            return np.asarray(sum(shifted))
+        def around(values_T: _Floats) -> _Floats:
+            """Sums of each tick with those before and behind it, the day being a circle."""
+            num = num_current + 2 * _NEIGHBOURS
+            longer = np.concatenate([values_T[_NEIGHBOURS - num + 1 :], values_T, values_T[:_NEIGHBOURS]])
+            total = np.concatenate([np.zeros_like(longer[:1]), np.cumsum(longer, axis=0)])
+            return np.asarray(total[num:] - total[:-num])
 
-        return around(totals_TSX, 0), around(taken_DTS.sum(axis=0), 0), _effective(around(taken_DTS, 1))
+        days_TDS = around(np.ascontiguousarray(taken_DTS.swapaxes(0, 1)))
+        return around(totals_TSX), around(taken_DTS.sum(axis=0)), _effective(days_TDS.swapaxes(0, 1))
 
     def _is_off(self, times_us: NDArray[np.int64]) -> _Bools:
         weekday = (times_us // _DAY_US + 3) % 7  # the first of January 1970 was a Thursday
@@ -290,6 +297,8 @@ def _check(baseline: Baseline, rows_TS: _Floats, num_current: int) -> None:
 
 def _windows(values_T: _Floats, num_current: int) -> _Floats:
     """Sums over ticks one behind the other, up to the last."""
+    if num_current == 1:
+        return values_T
     return np.asarray(values_T.reshape(-1, num_current, *values_T.shape[1:]).sum(axis=1))
 
 

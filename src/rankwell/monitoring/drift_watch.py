@@ -114,29 +114,36 @@ class DriftWatch:
         if now_us % MINUTE_US:
             raise MonitoringError("panes end with a minute", found=now_us, allowed="whole minutes, in microseconds")
         history = TickHistory.of_pane(pane, now_us, num_ticks=self.baseline.num_ticks)
-        tests = [
-            test
-            for num_current in _WINDOWS
-            for column in history.columns.values()
-            for test in self._tests(column, now_us, num_current)
-        ]
+        tests = [test for column in history.columns.values() for test in self._tests(column, now_us)]
+        tests.sort(key=lambda test: test.num_current)
         num_tests = sum(int(test.judgement.is_judged_S.sum()) for test in tests if test.divergence is not KL)
         level = self.promise.level(num_tests, num_standing=num_standing)
         if not tests:
             return []
-        # At once, since a limit is looked for step by step.
-        limits_S = np.split(NullTail.joined([test.judgement.tail for test in tests]).limit(level), len(tests))
+        # All at once, since a limit is looked for step by step.
+        tail = NullTail.joined([test.judgement.tail for test in tests])
+        p_values_S = tail.p_value(np.concatenate([test.judgement.value_S for test in tests]))
+        found = zip(tests, *(np.split(each_S, len(tests)) for each_S in (tail.limit(level), p_values_S)), strict=True)
         return [
             reading
-            for test, limit_S in zip(tests, limits_S, strict=True)
-            for reading in _readings(
-                test, history.segments, now_us, np.where(test.judgement.is_judged_S, limit_S, np.inf)
-            )
+            for test, limit_S, p_value_S in found
+            for reading in _readings(test, history.segments, now_us, limit_S, p_value_S)
         ]
 
-    def _tests(self, column: ColumnHistory, now_us: int, num_current: int) -> Iterator[_Test]:
+    def _tests(self, column: ColumnHistory, now_us: int) -> Iterator[_Test]:
         counts_TSB = column.counts_TSB.astype(np.float64)
-        compared = self.baseline.compared(counts_TSB, counts_TSB.sum(axis=-1), now_us, num_current=num_current)
+        rows_TS = counts_TSB.sum(axis=-1)
+        values_TS = rows_TS - counts_TSB[..., -1]
+        has_mean = self.means_too and not isinstance(column.bins, CategoricalBins)
+        for num_current in _WINDOWS:
+            yield from self._tests_of_shares(column, counts_TSB, rows_TS, now_us, num_current)
+            if has_mean:
+                yield self._test_of_mean(column, values_TS, now_us, num_current)
+
+    def _tests_of_shares(
+        self, column: ColumnHistory, counts_TSB: _Floats, rows_TS: _Floats, now_us: int, num_current: int
+    ) -> Iterator[_Test]:
+        compared = self.baseline.compared(counts_TSB, rows_TS, now_us, num_current=num_current)
         null = learned_shares(compared, column.shares)
         sizes = compared.num_rows_S, compared.num_reference_S
         for divergence in (PSI, KL) if self.kl_too else (PSI,):
@@ -145,9 +152,8 @@ class DriftWatch:
                 divergence=divergence,
             )  # fmt: skip
             yield _Test(divergence.name, divergence, column.bins.name, num_current, judgement, *sizes)
-        if isinstance(column.bins, CategoricalBins) or not self.means_too:
-            return
-        values_TS = counts_TSB[..., :-1].sum(axis=-1)
+
+    def _test_of_mean(self, column: ColumnHistory, values_TS: _Floats, now_us: int, num_current: int) -> _Test:
         compared = self.baseline.compared(column.sums_TS2, values_TS, now_us, num_current=num_current)
         total_S, num_S = compared.reference_SX[:, 0], np.maximum(compared.num_reference_S, 1)
         variance_S = np.maximum(compared.reference_SX[:, 1] / num_S - (total_S / num_S) ** 2, 0.0)
@@ -156,12 +162,14 @@ class DriftWatch:
         judgement = judged_mean(
             null, compared.current_SX[:, 0], sizes[0], total_S, sizes[1], compared.num_days_S, variance_S
         )
-        yield _Test("mean_shift", None, column.bins.name, num_current, judgement, *sizes)
+        return _Test("mean_shift", None, column.bins.name, num_current, judgement, *sizes)
 
 
-def _readings(test: _Test, segments: tuple[int, ...], now_us: int, limit_S: _Floats) -> Iterator[Reading]:
+def _readings(
+    test: _Test, segments: tuple[int, ...], now_us: int, limit_S: _Floats, p_value_S: _Floats
+) -> Iterator[Reading]:
     judgement = test.judgement
-    value_S, p_value_S = judgement.value_S, judgement.p_value_S
+    value_S, limit_S = judgement.value_S, np.where(judgement.is_judged_S, limit_S, np.inf)
     if test.divergence is not None:
         detectable_S, unit = detectable_shares(judgement, limit_S, divergence=test.divergence), "nats"
     else:

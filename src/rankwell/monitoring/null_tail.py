@@ -24,7 +24,7 @@ _NUM_NODES: Final = 7
 _NODES_J, _WEIGHTS_J = hermegauss(_NUM_NODES)
 _CHANCES_J: Final = _WEIGHTS_J / _WEIGHTS_J.sum()
 _NUM_STEPS: Final = 100
-_NEAR: Final = 1e-9
+_NEAR: Final = 1e-6
 """Of the logarithm of a chance."""
 _LEAST_CHANCE: Final = 1e-300
 

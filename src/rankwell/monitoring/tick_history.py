@@ -1,16 +1,20 @@
 """The panes of some days as one array a column: by quarter-hour, segment and bin, oldest first.
 
 Letters in names: T ticks, of a quarter-hour · S segments, all rows together being the last · B bins · N cells of a
-pane · C cells and, behind them, minutes of all rows together · X what is summed, counts of bins or values.
+pane · C cells and, behind them, minutes of all rows together · E entries of a matrix · X what is summed, counts of bins
+or values.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Self, TypeVar, final
+from itertools import pairwise
+from typing import Final, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from rankwell.errors import MonitoringError
 from rankwell.monitoring.pane import MINUTE_US, Pane
@@ -24,7 +28,6 @@ _HOUR: Final = 4
 
 _Ints = NDArray[np.int64]
 _Floats = NDArray[np.float64]
-_Number = TypeVar("_Number", np.int64, np.float64)
 
 
 @final
@@ -106,8 +109,7 @@ class TickHistory:
         pane = pane.between(start_us, until_us)
         segments = (*(segment for segment in pane.segments if segment != ALL_ROWS), ALL_ROWS)
         tick_N = (pane.minutes_N * MINUTE_US - start_us) // TICK_US
-        minutes = np.flatnonzero(np.diff(pane.minutes_N, prepend=-1))
-        cells = _Cells.of(tick_N, pane.segments_N, minutes, num_ticks, segments)
+        cells = _Cells.of(tick_N, pane.minutes_N, pane.segments_N, num_ticks, segments)
         columns = {
             column.name: cells.column(
                 column, pane.counts[column.name], pane.sums.get(column.name, np.zeros((len(pane), 2)))
@@ -120,88 +122,78 @@ class TickHistory:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class _Cells:
-    """Where cells, and minutes of all rows, stand in arrays of ticks and segments.
+    """Which cells are summed to what, as sparse matrices of ones: a column is summed by a product.
 
     Args:
-        minutes: Where in the pane each minute begins.
-        order_C: All by tick and segment; a place behind the pane's cells is a minute's.
-        place_C: Which tick and segment each is of, flat, in that order.
-        firsts: Where in that order each tick and segment begins.
-        places: Which tick and segment that is, flat.
-        num_ticks, num_segments: The shape.
+        totals: Ticks and segments, flat, × N.
+        fine: Cells of the day before the current hour, by segment, and behind them minutes of all rows; C × N.
+        place_C: Which tick of that day and segment each is of, flat.
+        bounds: Where in them each segment begins, and the end.
+        shape: Ticks, segments.
     """
 
-    minutes: _Ints
-    order_C: _Ints
+    totals: csr_matrix
+    fine: csr_matrix
     place_C: _Ints
-    firsts: _Ints
-    places: _Ints
-    num_ticks: int
-    num_segments: int
+    bounds: _Ints
+    shape: tuple[int, int]
 
     @classmethod
-    def of(cls, tick_N: _Ints, segments_N: _Ints, minutes: _Ints, num_ticks: int, segments: tuple[int, ...]) -> Self:
-        num_named = len(segments) - 1
-        place_N = tick_N * len(segments) + np.searchsorted(np.array(segments[:-1], np.int64), segments_N)
+    def of(cls, tick_N: _Ints, minutes_N: _Ints, segments_N: _Ints, num_ticks: int, segments: tuple[int, ...]) -> Self:
+        num, num_cells = len(segments), len(tick_N)
+        segment_N = np.searchsorted(np.array(segments[:-1], np.int64), segments_N)
+        all_N = np.full(num_cells, num - 1)
         # A layout without segments has cells of all rows already.
-        place_C = np.concatenate([place_N if num_named else place_N[:0], tick_N[minutes] * len(segments) + num_named])
-        order_C = np.argsort(place_C, kind="stable")
-        place_C = place_C[order_C]
-        firsts = np.flatnonzero(np.diff(place_C, prepend=-1))
-        return cls(minutes, order_C, place_C, firsts, place_C[firsts], num_ticks, len(segments))
+        kinds = (segment_N, all_N) if num > 1 else (all_N,)
+        totals = _sums(
+            [tick_N * num + kind_N for kind_N in kinds], [np.arange(num_cells)] * len(kinds), num_ticks * num
+        )
+
+        first, last = max(num_ticks - TICKS_PER_DAY - _HOUR, 0), max(num_ticks - _HOUR, 0)
+        (day,) = np.nonzero((tick_N >= first) & (tick_N < last))
+        named = day[np.argsort(segment_N[day], kind="stable")] if num > 1 else day[:0]
+        begins = np.diff(minutes_N[day], prepend=-1) != 0
+        minute = len(named) + np.cumsum(begins) - 1
+        segment_C = np.concatenate([segment_N[named], all_N[day[begins]]])
+        fine = _sums([np.arange(len(named)), minute], [named, day], len(segment_C), num_cells)
+        tick_C = tick_N[np.concatenate([named, day[begins]])] - first
+        bounds = np.searchsorted(segment_C, np.arange(num + 1))
+        return cls(totals, fine, tick_C * num + segment_C, bounds, (num_ticks, num))
 
     def column(self, bins: NumericBins | CategoricalBins, counts_NB: _Ints, sums_N2: _Floats) -> ColumnHistory:
-        counts_CB, sums_C2 = self._with_minutes(counts_NB), self._with_minutes(sums_N2)
-        counts_TSB, sums_TS2 = self._by_tick(counts_CB), self._by_tick(sums_C2)
-
-        def looseness(values_CX: _Floats, rows_C: _Ints, weight_SX: _Floats) -> Looseness:
-            """Of a sum of each cell, whose squares count by a weight."""
-            ticks = range(max(self.num_ticks - TICKS_PER_DAY - _HOUR, 0), max(self.num_ticks - _HOUR, 0))
-            first, last = np.searchsorted(self.place_C, np.array([ticks.start, ticks.stop]) * self.num_segments)
-            place_C, rows_C = self.place_C[first:last] - ticks.start * self.num_segments, rows_C[first:last]
-            num, segment_C = len(ticks) * self.num_segments, place_C % self.num_segments
-            rows_T = np.bincount(place_C, rows_C, num)
-            mean_TX = _summed(values_CX[first:last], place_C, num) / np.maximum(rows_T, 1)[:, None]
-            residual_CX = values_CX[first:last] - rows_C[:, None] * mean_TX[place_C]
-            residual_CX *= np.sqrt(weight_SX)[segment_C]
-            scatter_T = np.bincount(place_C, (residual_CX**2).sum(axis=1), num)
-            freedom_T = np.bincount(place_C, rows_C * (1 - rows_C / np.maximum(rows_T[place_C], 1)), num)
-            of_segment_S = (residual_CX[segment_C == segment] for segment in range(self.num_segments))
-            outer_SXX = np.stack([residual_X.T @ residual_X for residual_X in of_segment_S])
-            shape = (len(ticks), self.num_segments)
-            return Looseness(
-                scatter_T.reshape(shape).astype(np.float64), freedom_T.reshape(shape).astype(np.float64), outer_SXX
-            )
-
+        counts_TSB = (self.totals @ counts_NB).reshape(*self.shape, -1)
         total_SB = counts_TSB.sum(axis=0)
         share_SB = total_SB / np.maximum(total_SB.sum(axis=-1, keepdims=True), 1)
         weight_SB = np.divide(1.0, share_SB, out=np.zeros(share_SB.shape), where=share_SB > 0)
+        counts_CB, ones_S1 = (self.fine @ counts_NB).astype(np.float64), np.ones((self.shape[1], 1))
+        rows_C = counts_CB.sum(axis=1)
         return ColumnHistory(
             bins,
             counts_TSB,
-            sums_TS2,
-            looseness(counts_CB.astype(np.float64), counts_CB.sum(axis=1), weight_SB),
-            looseness(sums_C2[:, :1], counts_CB[:, :-1].sum(axis=1), np.ones((self.num_segments, 1))),
+            (self.totals @ sums_N2).reshape(*self.shape, -1),
+            self._looseness(counts_CB, rows_C, weight_SB),
+            self._looseness(self.fine @ sums_N2[:, :1], rows_C - counts_CB[:, -1], ones_S1),
         )
 
-    def _with_minutes(self, values_N: NDArray[_Number]) -> NDArray[_Number]:
-        """Of cells and of minutes, in their order."""
-        if not len(values_N):
-            return values_N
-        of_minutes = np.add.reduceat(values_N, self.minutes, axis=0)
-        return np.concatenate([values_N, of_minutes])[self.order_C] if self.num_segments > 1 else of_minutes
+    def _looseness(self, values_CX: _Floats, rows_C: _Floats, weight_SX: _Floats) -> Looseness:
+        """Of a sum of each cell, whose squares count by a weight."""
+        num_ticks, num = max(min(self.shape[0] - _HOUR, TICKS_PER_DAY), 0), self.shape[1]
+        by_place = _sums([self.place_C], [np.arange(len(self.place_C))], num_ticks * num)
+        rows_T = by_place @ rows_C
+        mean_TX = (by_place @ values_CX) / np.maximum(rows_T, 1)[:, None]
+        residual_CX = values_CX - rows_C[:, None] * mean_TX[self.place_C]
+        residual_CX *= np.sqrt(weight_SX)[self.place_C % num]
+        of_segment = [residual_CX[first:last] for first, last in pairwise(self.bounds.tolist())]
+        freedom_C = rows_C * (1 - rows_C / np.maximum(rows_T[self.place_C], 1))
+        return Looseness(
+            (by_place @ np.einsum("cx,cx->c", residual_CX, residual_CX)).reshape(num_ticks, num),
+            (by_place @ freedom_C).reshape(num_ticks, num),
+            np.stack([residual_X.T @ residual_X for residual_X in of_segment]),
+        )
 
-    def _by_tick(self, values_C: NDArray[_Number]) -> NDArray[_Number]:
-        total = np.zeros((self.num_ticks * self.num_segments, values_C.shape[1]), values_C.dtype)
-        if len(values_C):
-            total[self.places] = np.add.reduceat(values_C, self.firsts, axis=0)
-        return total.reshape(self.num_ticks, self.num_segments, -1)
 
-
-def _summed(values_CX: _Floats, place_C: _Ints, num: int) -> _Floats:
-    """By place, which ascend."""
-    total = np.zeros((num, values_CX.shape[1]))
-    firsts = np.flatnonzero(np.diff(place_C, prepend=-1))
-    if len(firsts):
-        total[place_C[firsts]] = np.add.reduceat(values_CX, firsts, axis=0)
-    return total
+def _sums(to: Sequence[_Ints], of: Sequence[_Ints], num_to: int, num_of: int | None = None) -> csr_matrix:
+    """The matrix that sums at places `to` what stands at `of`; by default each of them stands there once."""
+    to_E, of_E = np.concatenate(to), np.concatenate(of)
+    shape = num_to, len(of[0]) if num_of is None else num_of
+    return csr_matrix((np.ones(len(to_E), np.int64), (to_E, of_E)), shape)
