@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 import math
 import re
-import shutil
-import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -18,6 +16,7 @@ import numpy as np
 import pytest
 
 import watch_view_example as example
+from headless_browser import opened
 from rankwell.app.dashboard import Dashboard
 from rankwell.app.dashboard_chart import HEIGHT, latency_chart, ratio_charts, spend_chart
 from rankwell.app.page_server import Page, PageServer
@@ -171,14 +170,6 @@ def test_others_are_asked_for_the_password() -> None:
         assert _get(f"{server.url}/", Authorization=f"Basic {known}")[:2] == (200, b"one")
 
 
-@pytest.fixture
-def browser() -> str:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("no browser on this machine: apt-get install chromium, and this test opens the page in it")
-    return found
-
-
 _MEASURE = """
 <script>
 setTimeout(() => {
@@ -190,16 +181,7 @@ setTimeout(() => {
 """
 
 
-def _opened(browser: str, url: str, profile: Path, *, size: str = "1200,900") -> str:
-    command = [
-        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--no-first-run", f"--user-data-dir={profile}",
-        "--virtual-time-budget=7000", f"--window-size={size}", "--dump-dom", url,
-    ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-
-
-def test_it_follows_without_a_reload_and_fits_its_window(browser: str, tmp_path: Path) -> None:
+def test_it_follows_without_a_reload_and_fits_its_window(tmp_path: Path) -> None:
     """The second round comes after the page was loaded; the browser asks once for the page, and then for content."""
     dashboard, _ = told()
     num_pages, num_asked = [0], [0]
@@ -216,23 +198,23 @@ def test_it_follows_without_a_reload_and_fits_its_window(browser: str, tmp_path:
         return dashboard.content()
 
     with PageServer({"/": Page(page), "/content": Page(content)}) as server:
-        opened = _opened(browser, server.url, tmp_path / "profile", size="500,900")
+        page_html = opened(server.url, tmp_path / "profile", size="500,900", budget_ms=7000)
     assert num_pages[0] == 1
     assert num_asked[0] >= 2
-    found = text_of(opened.encode())
+    found = text_of(page_html.encode())
     assert "no alarm in force" in found
     assert "2 alarms in force" not in found
-    [width] = re.findall(r'data-width="(\d+ of \d+: [^"]*)"', opened)
+    [width] = re.findall(r'data-width="(\d+ of \d+: [^"]*)"', page_html)
     seen, window = map(int, re.findall(r"\d+", width)[:2])
     assert seen <= window, width
     assert width.endswith(": "), width
-    assert opened.count('class="line"') == 2
+    assert page_html.count('class="line"') == 2
 
 
-def test_it_says_when_the_watch_is_gone(browser: str, tmp_path: Path) -> None:
+def test_it_says_when_the_watch_is_gone(tmp_path: Path) -> None:
     dashboard, _ = told()
     server = PageServer({"/": Page(dashboard.page)})  # and no content
     with server:
-        opened = _opened(browser, server.url, tmp_path / "profile")
-    assert "The watch does not answer (status 404): what you see is old." in text_of(opened.encode())
+        page_html = opened(server.url, tmp_path / "profile", size="1200,900", budget_ms=7000)
+    assert "The watch does not answer (status 404): what you see is old." in text_of(page_html.encode())
     assert not any(thread.name == "pages" for thread in threading.enumerate())

@@ -7,8 +7,6 @@ import html
 import json
 import math
 import re
-import shutil
-import subprocess
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 import pytest
 from report_sample import sample_report
 
+from headless_browser import opened
 from rankwell.app.comparison import comparison_rows
 from rankwell.app.report import ReportData, render_report, write_report
 from rankwell.app.verdict import verdict_of
@@ -256,18 +255,10 @@ document.getElementById("found").textContent = JSON.stringify(found);
 
 
 def test_opens_in_a_browser_with_every_label_in_its_place(page: str, tmp_path: Path) -> None:
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        pytest.skip("no browser on this machine: apt-get install chromium, and this test opens the report in it")
     path = tmp_path / "measured.html"
     path.write_text(page.replace("</body>", _MEASURE + "</body>"), encoding="utf-8")
-    command = [
-        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}",
-        "--window-size=1100,900", "--dump-dom", path.as_uri(),
-    ]  # fmt: skip
-    opened = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    [measured] = re.findall(r'<pre id="found">(.*?)</pre>', opened.stdout, flags=re.DOTALL)
+    shown = opened(path.as_uri(), tmp_path / "profile")
+    [measured] = re.findall(r'<pre id="found">(.*?)</pre>', shown, flags=re.DOTALL)
     found = json.loads(html.unescape(measured))
     assert found["width"] <= found["window"]  # nothing makes the page scroll sideways
     assert list(found["figures"]) == FIGURES

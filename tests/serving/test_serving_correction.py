@@ -13,7 +13,15 @@ import torch
 
 from rankwell.data.request import batch_from_request
 from rankwell.errors import BundleError, SchemaError
-from rankwell.serving.correction import LONGEST_US, Blend, CorrectedScorer, Correction, read_correction
+from rankwell.serving.correction import (
+    CORRECTIONS,
+    LONGEST_US,
+    Blend,
+    CorrectedScorer,
+    Correction,
+    correction_in_force,
+    read_correction,
+)
 from rankwell.serving.scorer import EagerScorer
 
 SCORER = EagerScorer(example.bundle())
@@ -63,6 +71,18 @@ def test_a_blend_is_the_mean_of_two_probabilities(weight: float) -> None:
     found = CorrectedScorer(SCORER, blended, OTHER).score(BATCH).probabilities_CA
     mine, theirs = SCORER.score(BATCH).probabilities_CA, OTHER.score(BATCH).probabilities_CA
     torch.testing.assert_close(found, mine + weight * (theirs - mine), rtol=1e-14, atol=0)
+
+
+def test_what_is_in_force_in_a_folder(tmp_path: Path) -> None:
+    assert correction_in_force(tmp_path, bundle_id="b1", now_us=0) is None
+    bound = correction(bundle_id="b1")
+    (tmp_path / CORRECTIONS).write_text(bound.model_dump_json())
+    assert correction_in_force(tmp_path, bundle_id="b1", now_us=99) == bound
+    assert correction_in_force(tmp_path, bundle_id="b2", now_us=99) is None
+    assert correction_in_force(tmp_path, bundle_id="b1", now_us=100) is None
+    (tmp_path / CORRECTIONS).write_text("{")
+    with pytest.raises(BundleError):
+        correction_in_force(tmp_path, bundle_id="b1", now_us=99)
 
 
 def test_it_applies_until_it_expires_and_to_its_bundle() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 import serving_example
 from http_example import LocalServer, local_server, server_process
 
+from headless_browser import opened
 from rankwell.calibration.platt import Platt
 from rankwell.data.request import batch_from_request
 from rankwell.errors import BundleError
@@ -103,18 +102,9 @@ def test_without_a_model_nothing_is_looked_into(path: Path) -> None:
 
 
 def test_the_page_ranks_in_a_browser(path: Path, tmp_path: Path) -> None:
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        pytest.skip("no browser on this machine: apt-get install chromium, and this test opens the page in it")
     RolloutFolder(tmp_path / "root").deploy(path)
     with server_process([str(tmp_path / "root"), "--heads", str(path), "--drain-s", "0"]) as (_, url):
-        command = [
-            browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
-            "--disable-component-update", "--disable-sync", "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}",
-            "--virtual-time-budget=3000", "--window-size=900,900", "--dump-dom", f"{url}/?send",
-        ]  # fmt: skip
-        opened = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    page = opened.stdout
+        page = opened(f"{url}/?send", tmp_path / "profile", size="900,900", budget_ms=3000)
     assert 'data-done="yes"' in page
     said = html.unescape(re.findall(r'<p id="said"[^>]*>(.*?)</p>', page, flags=re.DOTALL)[0])
     assert "not logged" in said

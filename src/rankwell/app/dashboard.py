@@ -47,11 +47,13 @@ class Dashboard:
 
     Args:
         name: Of what is watched, as the page's head has it.
-        now_us: UTC microseconds.
+        now_us: UTC microseconds; None: time stands still between rounds.
         latency: The server's; None: it isn't asked for it.
     """
 
-    def __init__(self, name: str, *, now_us: Callable[[], int], latency: ServerLatency | None = None) -> None:
+    def __init__(
+        self, name: str, *, now_us: Callable[[], int] | None = None, latency: ServerLatency | None = None
+    ) -> None:
         self._name, self._now_us, self._latency = name, now_us, latency
         self._view: WatchView | None = None
         self._drawn: dict[str, object] = {}
@@ -81,7 +83,8 @@ class Dashboard:
 
     def content(self) -> bytes:
         """What changes of it, as HTML; equal bytes where nothing has."""
-        view, now_us = self._view, self._now_us()
+        view = self._view
+        now_us = self._now_us() if self._now_us is not None else 0 if view is None else view.now_us
         return (
             _template("dashboard_content.html.jinja")
             .render(

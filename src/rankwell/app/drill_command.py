@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 
+from rankwell.app.dashboard import Dashboard
 from rankwell.app.json_file import Json, write_json
+from rankwell.app.page_server import Page, PageServer
 from rankwell.app.runbook import runbook
 from rankwell.app.study_page import write_study
 from rankwell.errors import RecipeError
@@ -44,6 +47,8 @@ def drill(
     seed: Annotated[int, typer.Option(min=0, help="Of the marketplace and of everything that is drawn.")] = 0,
     requests: Annotated[int, typer.Option(min=1_000, help="A day, from the onset on.")] = 32_000,
     server: Annotated[bool, typer.Option(help="Ask a server over HTTP; else the same scorer, in this process.")] = True,
+    serve: Annotated[bool, typer.Option("--serve", help="The watch's dashboard, while the drill runs.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Of the dashboard; 0: a free one.")] = 8050,
     out: Annotated[Path | None, typer.Option(help="The HTML page; by default out/drill-SCENARIO.html.")] = None,
     json_file: Json = None,
 ) -> None:
@@ -51,8 +56,15 @@ def drill(
     incident = incident_of(scenario)
     started = time.perf_counter()
     settings = DrillSettings(seed=seed, requests_per_day=requests, has_server=server)
-    with tempfile.TemporaryDirectory(prefix="rankwell-drill-") as folder:
-        played = run_drill(incident, read_bundle(bundle), Path(folder), settings, say=_say)
+    dashboard = Dashboard(f"drill {scenario}")
+    with ExitStack() as stack:
+        if serve:
+            pages = {"/": Page(dashboard.page), "/content": Page(dashboard.content)}
+            _say(f"dashboard at {stack.enter_context(PageServer(pages, port=port)).url}")
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rankwell-drill-"))
+        played = run_drill(
+            incident, read_bundle(bundle), Path(folder), settings, say=_say, tell=dashboard.tell if serve else None
+        )
     result = judged(played)
     for table in result.tables:
         _console.print(table)

@@ -41,11 +41,11 @@ from rankwell.monitoring.pane import MINUTE_US
 from rankwell.monitoring.pane_layout import ALL_ROWS, PaneLayout
 from rankwell.monitoring.rate_watch import RateWatch
 from rankwell.monitoring.reference_layout import reference_layout, segment_features
-from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
+from rankwell.monitoring.tick_history import TICK_US
 from rankwell.monitoring.watch_counts import WatchCounts
 from rankwell.schema import Schema
 from rankwell.schema.transforms import Declaration, as_schema_error
-from rankwell.serving.correction import CORRECTIONS, Correction, read_correction
+from rankwell.serving.correction import Correction, correction_in_force
 from rankwell.serving.log_folder import FolderLock, LogFolder
 from rankwell.serving.log_reader import read_served
 from rankwell.serving.rollout import RolloutFolder
@@ -56,7 +56,6 @@ _KINDS: Final = 3
 _VIEWS: Final = 2
 _STEP: Final = 0.02
 """Of a wide update: a weight follows its rows within some 50 clicks, and swings by a tenth."""
-_DAY_US: Final = TICKS_PER_DAY * TICK_US
 _LATEST_US: Final = 2**62 // MINUTE_US * MINUTE_US
 
 
@@ -163,27 +162,13 @@ class KeptWatch:
         if self._mitigation is not None:
             self._heard = self._mitigation.words()
         report = self._round.after(now_us=now_us, known_bundles=self._known_bundles())
-        standing = self._round.alarms.standing
-        keys = {run.key for run in standing}
-        ended = tuple(run for run in before if run.key not in keys)
-        counts = self._watch.counts
         bundle_id, correction = self._served(now_us)
         self._say_strangers(report.window_end_us)
         problems, self._problems = tuple(self._problems), []
-        return WatchView(
-            now_us=now_us,
-            action=self._action,
-            feature=self.settings.segment,
-            segments=self._round.segments,
-            report=report,
-            standing=standing,
-            ended=ended,
-            outcomes=counts.outcomes.between(counts.settled_us - _DAY_US, counts.settled_us),
-            settled_us=counts.settled_us,
-            bundle_id=bundle_id,
-            correction=correction,
+        return WatchView.after(
+            self._round, report, now_us=now_us, before=before, bundle_id=bundle_id, correction=correction,
             problems=problems,
-        )
+        )  # fmt: skip
 
     def keep(self) -> None:
         """Put down which alarms are in force, once all have been told.
@@ -295,15 +280,11 @@ class KeptWatch:
         except RankwellError as error:
             self._problem(str(error))
             return None, None
-        path = root / CORRECTIONS
-        if not path.exists():
-            return bundle_id, None
         try:
-            correction = read_correction(path)
+            return bundle_id, correction_in_force(root, bundle_id=bundle_id, now_us=now_us)
         except RankwellError as error:
             self._problem(f"no correction is in force: {error}")
             return bundle_id, None
-        return bundle_id, correction if correction.applies(bundle_id=bundle_id, now_us=now_us) else None
 
     # --- files
 

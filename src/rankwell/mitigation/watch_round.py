@@ -23,6 +23,7 @@ from rankwell.monitoring.reading import Reading
 from rankwell.monitoring.report_gap import report_delay
 from rankwell.monitoring.silence import silence
 from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
+from rankwell.monitoring.watch_counts import WatchCounts
 
 __all__ = ["RoundReport", "WatchRound"]
 
@@ -87,6 +88,11 @@ class WatchRound:
         bins = drift.layout.segments
         self.segments: tuple[int, ...] = (ALL_ROWS,) if bins is None else bins.top
         self.alarms = AlarmRuns()
+
+    @property
+    def counts(self) -> WatchCounts:
+        """All that was counted."""
+        return self._watch.counts
 
     def after(self, *, now_us: int, known_bundles: frozenset[str] | None = None) -> RoundReport:
         """Count, read and mitigate: to be called soon after each quarter-hour.

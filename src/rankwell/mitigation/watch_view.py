@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import Final, Self, final
 
-from rankwell.mitigation.watch_round import RoundReport
+from rankwell.mitigation.watch_round import RoundReport, WatchRound
 from rankwell.monitoring.alarm_runs import AlarmRun
 from rankwell.monitoring.outcome_pane import OutcomePane
 from rankwell.monitoring.pane_layout import ALL_ROWS, MISSING, NEVER_SEEN, OTHER
 from rankwell.serving.correction import Correction
 
 __all__ = ["WatchView", "segment_text"]
+
+_DAY_US: Final = 86_400_000_000
 
 
 @final
@@ -46,6 +49,37 @@ class WatchView:
     bundle_id: str | None = None
     correction: Correction | None = None
     problems: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def after(
+        cls, watch: WatchRound, report: RoundReport, *, now_us: int, before: Sequence[AlarmRun],
+        bundle_id: str | None = None, correction: Correction | None = None, problems: tuple[str, ...] = (),
+    ) -> Self:  # fmt: skip
+        """What is known after a round.
+
+        Args:
+            watch: That made it.
+            report: What it found.
+            now_us, bundle_id, correction, problems: See above.
+            before: The alarms that were in force before it.
+        """
+        counts, standing = watch.counts, watch.alarms.standing
+        keys = {run.key for run in standing}
+        bins = counts.pane.layout.segments
+        return cls(
+            now_us=now_us,
+            action=counts.outcomes.action,
+            feature="" if bins is None else bins.name,
+            segments=watch.segments,
+            report=report,
+            standing=standing,
+            ended=tuple(run for run in before if run.key not in keys),
+            outcomes=counts.outcomes.between(counts.settled_us - _DAY_US, counts.settled_us),
+            settled_us=counts.settled_us,
+            bundle_id=bundle_id,
+            correction=correction,
+            problems=problems,
+        )
 
     @property
     def is_news(self) -> bool:

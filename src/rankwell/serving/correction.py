@@ -38,6 +38,7 @@ __all__ = [
     "Blend",
     "CorrectedScorer",
     "Correction",
+    "correction_in_force",
     "read_correction",
 ]
 
@@ -156,6 +157,24 @@ class Correction(Declaration):
     def to_json(self) -> str:
         """The correction as JSON text."""
         return self.model_dump_json(indent=1)
+
+
+def correction_in_force(root: Path, *, bundle_id: str, now_us: int) -> Correction | None:
+    """What `corrections.json` of the servers' folder does to a bundle now; None: nothing.
+
+    Args:
+        root: That servers follow.
+        bundle_id: That answers.
+        now_us: UTC microseconds, by the servers' clock.
+
+    Raises:
+        BundleError: There is a file, and it cannot be read.
+    """
+    path = root / CORRECTIONS
+    if not path.exists():
+        return None
+    correction = read_correction(path)
+    return correction if correction.applies(bundle_id=bundle_id, now_us=now_us) else None
 
 
 def read_correction(path: str | Path) -> Correction:

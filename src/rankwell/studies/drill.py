@@ -19,10 +19,11 @@ from scipy.special import expit
 from rankwell.mitigation.mitigation_folder import MitigationFolder
 from rankwell.mitigation.mitigation_plan import MitigationPlan
 from rankwell.mitigation.watch_round import RoundReport, WatchRound
+from rankwell.mitigation.watch_view import WatchView
 from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
 from rankwell.ranking.slot_exploration import SlotExploration
 from rankwell.serving.bundle import Bundle, write_bundle
-from rankwell.serving.correction import CORRECTIONS, read_correction
+from rankwell.serving.correction import correction_in_force
 from rankwell.serving.rollout import RolloutFolder
 from rankwell.simulation.incident import Incident
 from rankwell.studies.drill_baseline import calibrated_to, click_delays_s, clicks_of, scored, write_day
@@ -94,7 +95,13 @@ class Drill:
 
 
 def run_drill(
-    incident: Incident, bundle: Bundle, folder: Path, settings: DrillSettings, *, say: Callable[[str], None]
+    incident: Incident,
+    bundle: Bundle,
+    folder: Path,
+    settings: DrillSettings,
+    *,
+    say: Callable[[str], None],
+    tell: Callable[[WatchView], None] | None = None,
 ) -> Drill:
     """Rehearse an incident.
 
@@ -104,6 +111,7 @@ def run_drill(
         folder: Empty; it holds bundles, log and corrections afterwards.
         settings: Of the drill.
         say: Told what is going on.
+        tell: Told of each round of the watch, as an `AlarmSink` is; None: nobody is.
 
     Raises:
         RankwellError: The server does not start, or refuses.
@@ -138,7 +146,7 @@ def run_drill(
         plan = MitigationPlan(action="click", feature=incident.segment_by, segments=segments.top)
         with MitigationFolder(root, plan, now_us=service.now_us) as mitigation:
             watch = watch_of(folder, right, day, segments, mitigation)
-            _Play(drill, world, watch, service, rollout, folder, right, wrong, rng, say).play()
+            _Play(drill, world, watch, service, rollout, folder, right, wrong, rng, say, tell).play()
     return drill
 
 
@@ -157,6 +165,7 @@ class _Play:
     wrong: Bundle
     rng: np.random.Generator
     say: Callable[[str], None]
+    tell: Callable[[WatchView], None] | None
     waiting: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 4), np.int64))
 
     def play(self) -> None:
@@ -165,8 +174,9 @@ class _Play:
         for number, (start_us, asked) in enumerate(self._asked()):
             self._look(number, start_us)
             bundle_id = self.rollout.read().current
-            in_force = _in_force(self.folder, bundle_id, service.now_us())
-            self.drill.pick_up_s.append(service.wait_for(bundle_id=bundle_id, correction_id=in_force))
+            correction = correction_in_force(self.rollout.root, bundle_id=bundle_id, now_us=service.now_us())
+            correction_id = None if correction is None else correction.id
+            self.drill.pick_up_s.append(service.wait_for(bundle_id=bundle_id, correction_id=correction_id))
             self._serve(start_us, asked, is_hurt=number < incident.num_windows)
         self._look(number + 1, start_us + TICK_US)
 
@@ -193,9 +203,18 @@ class _Play:
             self.rollout.deploy(self.folder / "wrong")
         if number == drill.incident.num_windows:
             self.rollout.deploy(self.folder / "right")
-        report = self.watch.after(now_us=self.service.now_us(), known_bundles=self.rollout.bundle_ids())
+        now_us, before = self.service.now_us(), self.watch.alarms.standing
+        report = self.watch.after(now_us=now_us, known_bundles=self.rollout.bundle_ids())
         drill.rounds.append(report)
         self.say(_said(number, report))
+        if self.tell is not None:
+            bundle_id = self.rollout.read().current
+            correction = correction_in_force(self.rollout.root, bundle_id=bundle_id, now_us=now_us)
+            self.tell(
+                WatchView.after(
+                    self.watch, report, now_us=now_us, before=before, bundle_id=bundle_id, correction=correction
+                )
+            )
 
     def _serve(self, start_us: int, asked: Asked, *, is_hurt: bool) -> None:
         """Ask, and report what is clicked on, piece by piece."""
@@ -223,14 +242,6 @@ class _Play:
         without_C = scored(self.wrong if is_hurt else self.right, sent)
         oracle_C = scored(self.right, asked)
         self.drill.windows.append(_window(self.drill, start_us, asked, parts, true_C, without_C, oracle_C))
-
-
-def _in_force(folder: Path, bundle_id: str, now_us: int) -> str | None:
-    path = folder / "root" / CORRECTIONS
-    if not path.exists():
-        return None
-    correction = read_correction(path)
-    return correction.id if correction.applies(bundle_id=bundle_id, now_us=now_us) else None
 
 
 def _window(
