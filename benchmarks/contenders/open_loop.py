@@ -40,19 +40,28 @@ class Load:
         return float(np.percentile(self.latencies_ms, q)) if len(self.latencies_ms) else float("nan")
 
 
-def drive(port: int, bodies: Sequence[bytes], *, rate: float, num: int, seed: int = 0, path: str = "/v1/rank") -> Load:
-    """Send `num` requests at so many a second, at random moments (Poisson), over as many connections as it takes."""
-    return asyncio.run(_drive(port, bodies, rate, num, seed, path))
+def drive(port: int, bodies: Sequence[bytes], *, rate: float, num: int, seed: int | None = 0) -> Load:
+    """Send `num` requests at so many a second, over as many connections as it takes.
+
+    Args:
+        port: Of a server on this machine.
+        bodies: What is asked, in turns.
+        rate: A second.
+        num: Of requests.
+        seed: Of the random moments (Poisson) at which they are due; None: evenly spaced, so that next to none meets
+            another.
+    """
+    gaps_s = np.full(num, 1 / rate) if seed is None else np.random.default_rng(seed).exponential(1 / rate, num)
+    return asyncio.run(_drive(port, bodies, np.cumsum(gaps_s)))
 
 
-async def _drive(port: int, bodies: Sequence[bytes], rate: float, num: int, seed: int, path: str) -> Load:
+async def _drive(port: int, bodies: Sequence[bytes], due_s: np.ndarray) -> Load:
     heads = [
-        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        f"POST /v1/rank HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
         f"content-length: {len(body)}\r\n\r\n".encode()
         + body
         for body in bodies
     ]
-    due_s = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, num))
     free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
     latencies, lateness, statuses = [], [], Counter[int]()
     start = time.perf_counter() + 0.05
@@ -68,7 +77,7 @@ async def _drive(port: int, bodies: Sequence[bytes], rate: float, num: int, seed
             latencies.append(1e3 * (time.perf_counter() - start - due_s[i]))
 
     async with asyncio.TaskGroup() as tasks:
-        for i in range(num):
+        for i in range(len(due_s)):
             # A client that sleeps adds its own waking, and caches that went cold, to what it measures: 2 ms and more.
             while time.perf_counter() < start + due_s[i]:
                 await asyncio.sleep(0)
