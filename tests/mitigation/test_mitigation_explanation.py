@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from rankwell.mitigation.explanation import Explanation, SegmentOutcome, explained, of_latest_incident
+from rankwell.mitigation.explanation import Explanation, SegmentOutcome, explained, of_latest_incident, own_doing_last
 from rankwell.mitigation.requests_to_look_at import requests_to_look_at
 from rankwell.monitoring.alarm_runs import AlarmRun
+from rankwell.monitoring.causes import ranked_causes
 from rankwell.monitoring.flat_rows import FlatRows
 from rankwell.monitoring.outcome_pane import OutcomePane
 from rankwell.monitoring.pane import MINUTE_US, Pane
@@ -109,6 +110,22 @@ def test_a_deploy_within_minutes_of_the_onset_of_scores_is_asked_first() -> None
     assert found.suspects[0].at_us == deployed_us
     assert "b" * 16 in found.suspects[0].what
     assert f"after {'a' * 16}" in found.suspects[0].what
+
+
+def test_probabilities_that_a_correction_has_moved_come_last() -> None:
+    moved, clicks = alarm("served_probability_click", value=0.9), alarm("click", name="calibration_served")
+    causes = ranked_causes([moved, clicks], SPEND)
+    assert [cause.column for cause in causes] == ["served_probability_click", "click"]
+    start_us = moved.window_start_us
+    for corrected, first in (
+        ([], "served_probability_click"),
+        ([(start_us - DAY, start_us)], "served_probability_click"),  # it ended before
+        ([(END_US - MINUTE_US, END_US + DAY)], "click"),
+        ([(start_us - DAY, start_us), (0, END_US)], "click"),
+    ):
+        assert own_doing_last(causes, corrected, "click")[0].column == first
+    assert len(own_doing_last(causes, [(0, END_US)], "click")) == 2
+    assert own_doing_last(causes, [(0, END_US)], "apply") == causes  # that correct another action
 
 
 def test_a_deploy_of_yesterday_is_not() -> None:

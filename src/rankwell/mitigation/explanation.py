@@ -11,6 +11,7 @@ from typing import Final, Literal, final
 
 import numpy as np
 
+from rankwell.data.served_columns import served_probability
 from rankwell.evaluation.confidence_sequence import RatioSequence
 from rankwell.mitigation.requests_to_look_at import RequestToLookAt
 from rankwell.monitoring.alarm_runs import AlarmRun
@@ -23,7 +24,7 @@ from rankwell.monitoring.tick_history import TICK_US
 from rankwell.monitoring.version_pane import VersionPane, VersionSpan
 from rankwell.monitoring.watch_counts import WatchCounts
 
-__all__ = ["Explanation", "SegmentOutcome", "Suspect", "explained", "of_latest_incident"]
+__all__ = ["Explanation", "SegmentOutcome", "Suspect", "explained", "of_latest_incident", "own_doing_last"]
 
 SuspectKind = Literal["bundle", "correction", "upstream", "unwatched", "labels", "world"]
 
@@ -116,11 +117,11 @@ def explained(
 ) -> Explanation | None:
     """What the alarms of a round come from.
 
-    Causes are ranked by `ranked_causes`; the onset of drift is the change point of its minutes, that of calibration
-    the quarter-hour from which its evidence comes. Then suspects, in this order: a bundle or a correction that began
-    or ended within a quarter-hour of the onset, where scores or their calibration have moved; features that moved,
-    since no bundle changes those. Where there is none of that, scores that moved did so by what isn't watched; clicks
-    that are few everywhere alike are late or lost; and else it is the world.
+    Causes are ranked by `ranked_causes`, those of a correction's own doing last; the onset of drift is the change point
+    of its minutes, that of calibration the quarter-hour from which its evidence comes. Then suspects, in this order: a
+    bundle or a correction that began or ended within a quarter-hour of the onset, where scores or their calibration
+    have moved; features that moved, since no bundle changes those. Where there is none of that, scores that moved did
+    so by what isn't watched; clicks that are few everywhere alike are late or lost; and else it is the world.
 
     Args:
         readings: Of the round.
@@ -133,7 +134,9 @@ def explained(
     Returns:
         None where there is no alarm.
     """
-    causes = tuple(ranked_causes(readings, spend_micros))[:_MOST_CAUSES]
+    corrected = [(s.first_us, s.last_us + MINUTE_US) for s in counts.versions.spans() if s.kind == "correction"]
+    ranked = own_doing_last(ranked_causes(readings, spend_micros), corrected, counts.outcomes.action)
+    causes = tuple(ranked[:_MOST_CAUSES])
     if not causes:
         return None
     began = {cause: _began_us(cause, counts, window_end_us) for cause in causes}
@@ -159,6 +162,23 @@ def explained(
         suspects=tuple(suspects),
         outcomes=outcomes,
     )
+
+
+def own_doing_last(causes: Sequence[Cause], corrected: Sequence[tuple[int, int]], action: str) -> list[Cause]:
+    """Causes in their order, but those last that a correction has brought about: it moves probabilities, as it should.
+
+    Args:
+        causes: The likeliest first.
+        corrected: From when until when a correction was in force, UTC microseconds.
+        action: Whose served probabilities corrections move.
+    """
+
+    def is_own_doing(cause: Cause) -> bool:
+        start_us, end_us = cause.reading.window_start_us, cause.reading.window_end_us
+        is_corrected = any(from_us < end_us and start_us < until_us for from_us, until_us in corrected)
+        return is_corrected and cause.column == served_probability(action)
+
+    return sorted(causes, key=is_own_doing)
 
 
 def of_latest_incident(readings: Iterable[Reading], standing: Iterable[AlarmRun]) -> list[Reading]:

@@ -14,6 +14,7 @@ from typing import Final, final
 import numpy as np
 from rich.table import Table
 
+from rankwell.mitigation.explanation import own_doing_last
 from rankwell.mitigation.mitigation_plan import MitigationPlan
 from rankwell.monitoring.causes import Cause, ranked_causes
 from rankwell.monitoring.reading import Reading
@@ -70,6 +71,7 @@ def _story(drill: Drill) -> _Story:
     during = [(time_us, report) for time_us, report in during if drill.onset_us < time_us <= drill.fixed_us]
     drifted = clicked = mitigated = None
     causes: list[Cause] = []
+    corrected = [(w.start_us, w.start_us + TICK_US) for w in drill.windows if w.correction_ids]
     older = {r.key for r in drill.rounds[0].readings if r.is_alarm}  # whatever they are of, it is not the incident
     for time_us, report in during:
         alarms = [reading for reading in report.readings if reading.is_alarm]
@@ -81,7 +83,8 @@ def _story(drill: Drill) -> _Story:
         if clicked is None and has_labels and (of_clicks or "apply" in kinds):
             clicked = time_us
         if not causes:
-            causes = ranked_causes((r for r in alarms if r.key not in older), report.spend_micros)
+            new = (r for r in alarms if r.key not in older)
+            causes = own_doing_last(ranked_causes(new, report.spend_micros), corrected, "click")
         if mitigated is None and "apply" in kinds:
             mitigated = time_us
     after = [window for window in drill.windows if mitigated is not None and window.start_us >= mitigated]
