@@ -178,6 +178,19 @@ def test_an_offset_is_held_to_its_own_side_alone() -> None:
     assert target_G.tolist() == [pytest.approx(0.105), 0.0]
 
 
+def test_two_that_are_far_off_and_one_that_is_a_little_are_not_the_world() -> None:
+    # Hurt segments have more clicks, and weigh more: the weighted median is .12, and .67 of the weight is on its side.
+    needed_G = np.array([0.83, 0.74, 0.12, -0.07, 0.01])
+    noise_G = np.array([0.035, 0.035, 0.04, 0.05, 0.05])
+    assert (1 / noise_G)[:3].sum() / (1 / noise_G).sum() > 2 / 3
+    assert 4 * math.sqrt(math.pi / 2 / float((noise_G**-2.0).sum())) < 0.12  # it is no chance by itself
+    moved_G = BiasCorrection().targets(
+        NeededOffsets(needed_G, noise_G, needed_G / noise_G), np.zeros(5), np.zeros(5, bool)
+    )
+    assert (moved_G[:2] > 0.7).all()
+    assert moved_G[2:].tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize(
     "wrong", [{"largest_offset": 2.1}, {"largest_step": 0.0}, {"gate": 1.0}, {"smallest": 3.0}, {"gate_held": 0.0}]
 )

@@ -37,6 +37,8 @@ _NUM_STEPS: Final = 60
 _FEWEST_FOR_PARENT: Final = 4
 _MOST_OF_ONE: Final = 1 / 3
 _AGREEING: Final = 2 / 3
+_LEAST_ALIKE: Final = 0.5
+"""Of the parent: who is off by less than half as much, or by more than twice, is not off with the others."""
 
 
 @final
@@ -241,6 +243,7 @@ class BiasCorrection:
         middle = np.searchsorted(np.cumsum(weights_G[order_G]), weights_G.sum() / 2)
         parent = float(values_G[order_G][middle])
         noise = math.sqrt(math.pi / 2 / float((weights_G**2).sum()))
-        agreeing = float(weights_G[values_G * np.sign(parent) > abs(parent) / 2].sum())
+        times_G = values_G / parent if parent else values_G * 0.0
+        agreeing = float(weights_G[(times_G > _LEAST_ALIKE) & (times_G < 1 / _LEAST_ALIKE)].sum())
         is_sure = abs(parent) > self.gate * noise and agreeing >= _AGREEING * weights_G.sum()
         return parent if is_sure else 0.0
