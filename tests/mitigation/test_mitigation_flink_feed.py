@@ -17,6 +17,8 @@ from rankwell.mitigation.flink_feed import FlinkFeed
 from rankwell.monitoring.flink_files import write_flink_rows
 from rankwell.monitoring.pane_layout import CategoricalBins, NumericBins, PaneLayout
 from rankwell.schema import Action, Categorical, Exposure, Numeric, Schema
+from rankwell.serving.log_compaction import compact_served
+from rankwell.serving.log_reader import LogPosition
 from rankwell.serving.served_log import ServedLog
 from rankwell.serving.served_request import ServedRequest
 from rankwell.types import MISSING_ID, Features
@@ -94,6 +96,8 @@ def test_killed_at_any_moment_each_row_is_written_once(tmp_path: Path, monkeypat
             feed = _feed(tmp_path)
         else:
             feed.step(now_us=clock[0])
+        if rng.random() < 0.2:
+            compact_served(tmp_path, read_by=[feed.read_by])
     log.close()
     feed.step(now_us=clock[0])
     assert number > 20
@@ -102,7 +106,7 @@ def test_killed_at_any_moment_each_row_is_written_once(tmp_path: Path, monkeypat
     ]
     assert feed.num_rows == _feed(tmp_path).num_rows == 2 * number
     assert feed.step(now_us=clock[0]) == 0
-    assert len(list((tmp_path / "rows").glob(".rows-*.json"))) == 1
+    assert len(list((tmp_path / "rows").glob(".rows-*.state"))) == 1
 
 
 def test_what_the_disk_did_not_take_is_written_with_what_comes_next(tmp_path: Path, monkeypatch: Any) -> None:
@@ -110,6 +114,7 @@ def test_what_the_disk_did_not_take_is_written_with_what_comes_next(tmp_path: Pa
     log = ServedLog(tmp_path, SCHEMA, worker="w0", seed=1, now_us=lambda: clock[0])
     feed = _feed(tmp_path)
     log.append(_answer(0, clock[0]))
+    assert feed.read_by == LogPosition()
 
     def full(*_: Any) -> None:
         raise OSError
@@ -140,8 +145,8 @@ def test_a_file_is_in_order_of_time_and_has_no_request_twice(tmp_path: Path) -> 
 def test_a_feed_that_does_not_know_where_it_was_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "rows-000000004.csv").write_text("")
-    for text in (None, "", "{}", '{"position": "[]", "stepped_us": 1, "num_rows": 1}'):
+    for text in (None, "", "{}", '{"served": "[]", "stepped_us": 1, "num_rows": 1}'):
         if text is not None:
-            (tmp_path / "rows" / ".rows-000000004.json").write_text(text)
+            (tmp_path / "rows" / ".rows-000000004.state").write_text(text)
         with pytest.raises(MonitoringError, match="how far"):
             _feed(tmp_path)

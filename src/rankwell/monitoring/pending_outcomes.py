@@ -22,6 +22,11 @@ from rankwell.schema import Schema
 
 __all__ = ["PendingOutcomes"]
 
+_NONE: Final = np.zeros(0, np.int64)
+_NO_ROWS: Final = FlatRows(
+    _NONE, dict.fromkeys(("request", "segment", "probability", "label", "propensity", "price_micros"), _NONE)
+)
+
 _PRICE: Final = "served_price_micros"
 _US: Final = 1e6
 _SLACK_PARTS: Final = 6
@@ -93,7 +98,24 @@ class PendingOutcomes:
         self._actions = _joined(self._actions, of_kind)
 
     def settled(self, *, now_us: int, from_us: int = 0, reported_until_us: int | None = None) -> OutcomePane:
-        """What became of the requests that need not wait any longer; they are forgotten.
+        """The pane of `settled_rows`."""
+        rows = self.settled_rows(now_us=now_us, from_us=from_us, reported_until_us=reported_until_us)
+        return OutcomePane.of(
+            self.action,
+            times_us_C=rows.times_us_C,
+            request_C=rows.columns["request"],
+            segment_C=rows.columns["segment"],
+            probabilities_C=rows.columns["probability"],
+            labels_C=rows.columns["label"],
+            propensity_C=rows.columns["propensity"],
+            price_micros_C=rows.columns["price_micros"],
+        )
+
+    def settled_rows(self, *, now_us: int, from_us: int = 0, reported_until_us: int | None = None) -> FlatRows:
+        """What became of the requests that need not wait any longer, a row for each that was shown; they are forgotten.
+
+        Columns are "request", "segment", "probability", "label" (bool), "propensity" and "price_micros", as the
+        arguments of `OutcomePane.of`.
 
         Args:
             now_us: UTC microseconds. A clock that jumps back settles nothing; one that jumps ahead settles too early.
@@ -101,7 +123,7 @@ class PendingOutcomes:
                 counted in `num_late`.
             reported_until_us: Until when actions are reported, see there; by default until now.
         """
-        pane = OutcomePane.nothing(self.action)
+        rows = _NO_ROWS
         due_us = self.due_us(now_us if reported_until_us is None else reported_until_us)
         if self._requests is not None and len(self._requests):
             times_us_R = self._times_us(self._requests)
@@ -110,10 +132,10 @@ class PendingOutcomes:
             closed = self._requests.filter(pa.array(is_due_R & ~is_late_R))
             self._requests = self._requests.filter(pa.array(~is_due_R & ~is_late_R))
             if len(closed):
-                pane = self._counted(closed, now_us)
+                rows = self._labelled(closed, now_us)
         if self._actions is not None:
             self._actions = self._actions.filter(pc.greater_equal(self._actions["time_us"], due_us))
-        return pane
+        return rows
 
     def due_us(self, now_us: int) -> int:
         """Requests before it need not wait any longer."""
@@ -146,7 +168,7 @@ class PendingOutcomes:
         assert self._time is not None
         return as_times_us(whole_array(requests, self._time), Where(self._time.name, "the table", 0))
 
-    def _counted(self, requests: Any, now_us: int) -> OutcomePane:
+    def _labelled(self, requests: Any, now_us: int) -> FlatRows:
         actions = self._actions if self._actions is not None else _no_actions()
         labelled, _ = attribute(requests, actions, self._schema, now_us=now_us)
         names = [self._request, self._propensity, self._position, served_probability(self.action), _PRICE, self.action]
@@ -154,16 +176,15 @@ class PendingOutcomes:
         rows = FlatRows.of_table(labelled, self._schema, names, rows="shown")
         labels_C = rows.columns[self.action]
         rows = rows.kept(np.isfinite(labels_C) & (labels_C >= 0))
-        return OutcomePane.of(
-            self.action,
-            times_us_C=rows.times_us_C,
-            request_C=rows.columns[self._request],
-            segment_C=rows.segments(self.segments),
-            probabilities_C=rows.columns[served_probability(self.action)],
-            labels_C=rows.columns[self.action] > 0,
-            propensity_C=rows.columns[self._propensity],
-            price_micros_C=rows.columns[_PRICE],
-        )
+        columns = {
+            "request": rows.columns[self._request],
+            "segment": rows.segments(self.segments),
+            "probability": rows.columns[served_probability(self.action)],
+            "label": rows.columns[self.action] > 0,
+            "propensity": rows.columns[self._propensity],
+            "price_micros": rows.columns[_PRICE],
+        }
+        return FlatRows(rows.times_us_C, columns)
 
 
 def _item(schema: Schema) -> str:

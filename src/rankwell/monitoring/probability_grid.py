@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from rankwell.errors import MonitoringError
 
-__all__ = ["NUM_BINS", "ProbabilityGrid"]
+__all__ = ["EDGES_E", "NUM_BINS", "ProbabilityGrid"]
 
 _REACH: Final = 5.0
 _WIDTH: Final = 0.5
-_EDGES_E: Final = 1 / (1 + np.exp(-np.arange(-_REACH, _REACH + _WIDTH / 2, _WIDTH)))
-NUM_BINS: Final = len(_EDGES_E) + 1
+EDGES_E: Final = 1 / (1 + np.exp(-np.arange(-_REACH, _REACH + _WIDTH / 2, _WIDTH)))
+"""Probabilities between bins: bin b holds edge b − 1 ≤ p < edge b."""
+NUM_BINS: Final = len(EDGES_E) + 1
 """Half a unit of log-odds wide from −5 to 5, and one on either side."""
 
 _Floats = NDArray[np.float64]
@@ -68,7 +69,7 @@ class ProbabilityGrid:
             raise MonitoringError(
                 "a value is no probability", found=p_C[~((p_C >= 0) & (p_C <= 1))][:5].tolist(), allowed="[0, 1]"
             )
-        cell_C = np.asarray(segment_C, np.int64) * NUM_BINS + np.searchsorted(_EDGES_E, p_C, side="right")
+        cell_C = np.asarray(segment_C, np.int64) * NUM_BINS + np.searchsorted(EDGES_E, p_C, side="right")
         num_cells = num_segments * NUM_BINS
         return cls(
             np.bincount(cell_C, minlength=num_cells).reshape(-1, NUM_BINS).astype(np.float64),
