@@ -99,14 +99,14 @@ class FlinkOutcomeFeed:
             for rows, _, after in read_records(self._actions, self._action_position, on_damage=self._on_damage):
                 self.pending.add_actions(rows)
                 self._action_position = after
-        reported_until_us = max(self.pending.reported_until_us(now_us), now_us - self._keep_us)
-        due_us = self.pending.due_us(reported_until_us)
-        if now_us < self._stepped_us:  # a clock that was ahead has settled too early
-            self._settled_us = min(self._settled_us, due_us)
-        rows = self.pending.settled_rows(now_us=now_us, from_us=self._settled_us, reported_until_us=reported_until_us)
+        settling = self.pending.settling(
+            now_us=now_us, stepped_us=self._stepped_us, settled_us=self._settled_us, keep_us=self._keep_us
+        )
+        rows = self.pending.settled_rows(
+            now_us=now_us, from_us=settling.from_us, reported_until_us=settling.reported_until_us
+        )
         self._files.add(rows)
-        self._settled_us = max(self._settled_us, due_us)
-        self._stepped_us = now_us
+        self._settled_us, self._stepped_us = settling.settled_us, now_us
         return self._files.write(
             write_flink_outcomes,
             positions={"served": self._requests.position, _ACTIONS: self._action_position},

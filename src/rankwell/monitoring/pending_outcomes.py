@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final, Self, final
 
 import numpy as np
@@ -20,7 +21,7 @@ from rankwell.monitoring.pane_layout import CategoricalBins
 from rankwell.monitoring.report_gap import ReportGap
 from rankwell.schema import Schema
 
-__all__ = ["PendingOutcomes"]
+__all__ = ["PendingOutcomes", "Settling"]
 
 _NONE: Final = np.zeros(0, np.int64)
 _NO_ROWS: Final = FlatRows(
@@ -31,6 +32,22 @@ _PRICE: Final = "served_price_micros"
 _US: Final = 1e6
 _SLACK_PARTS: Final = 6
 """Of an action's window, so long most of them take at most."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """What a step settles.
+
+    Args:
+        reported_until_us: Until when actions are reported.
+        from_us: What is older came too late.
+        settled_us: Outcomes of requests before it are counted afterwards.
+    """
+
+    reported_until_us: int
+    from_us: int
+    settled_us: int
 
 
 @final
@@ -136,6 +153,20 @@ class PendingOutcomes:
         if self._actions is not None:
             self._actions = self._actions.filter(pc.greater_equal(self._actions["time_us"], due_us))
         return rows
+
+    def settling(self, *, now_us: int, stepped_us: int, settled_us: int, keep_us: int) -> Settling:
+        """What is due in a step; where reports of actions are missing, outcomes are due no sooner than the reports.
+
+        Args:
+            now_us, stepped_us: UTC microseconds of this step and of the one before. A clock that was ahead has settled
+                too early: what comes now must not be late until it is right again.
+            settled_us: Outcomes of requests before it were counted, as the step before left it.
+            keep_us: Where reports are missing, so long requests wait for them at most.
+        """
+        reported_until_us = max(self.reported_until_us(now_us), now_us - keep_us)
+        due_us = self.due_us(reported_until_us)
+        from_us = min(settled_us, due_us) if now_us < stepped_us else settled_us
+        return Settling(reported_until_us, from_us, max(from_us, due_us))
 
     def due_us(self, now_us: int) -> int:
         """Requests before it need not wait any longer."""

@@ -97,19 +97,14 @@ class WatchCounts:
         self.pending.add_actions(actions)
 
     def settle(self, *, now_us: int) -> None:
-        """Count the outcomes that are due; sum up to quarter-hours what is a day old, and forget what is too old.
-
-        Where reports of actions are missing, outcomes are due no sooner than the reports.
-        """
-        self.reported_until_us = max(self.pending.reported_until_us(now_us), now_us - self._keep_us)
-        due_us = self.pending.due_us(self.reported_until_us)
-        if now_us < self._stepped_us:
-            # A clock that was ahead has settled too early: what comes now must not be late until it is right again.
-            self.settled_us = min(self.settled_us, due_us)
-        self.outcomes = self.outcomes + self.pending.settled(
-            now_us=now_us, from_us=self.settled_us, reported_until_us=self.reported_until_us
+        """Count the outcomes that are due; sum up to quarter-hours what is a day old, and forget what is too old."""
+        settling = self.pending.settling(
+            now_us=now_us, stepped_us=self._stepped_us, settled_us=self.settled_us, keep_us=self._keep_us
         )
-        self.settled_us = max(self.settled_us, due_us)
+        self.outcomes = self.outcomes + self.pending.settled(
+            now_us=now_us, from_us=settling.from_us, reported_until_us=settling.reported_until_us
+        )
+        self.reported_until_us, self.settled_us = settling.reported_until_us, settling.settled_us
         self._stepped_us = now_us
         oldest_us = (now_us - self._keep_us) // MINUTE_US * MINUTE_US
         until_us = 2**62 // MINUTE_US * MINUTE_US
