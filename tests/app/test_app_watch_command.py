@@ -24,6 +24,10 @@ from rankwell.app.watch_loop import WatchLoop
 from rankwell.errors import LogError, MitigationError, MonitoringError, RequestError
 from rankwell.mitigation.kept_watch import KeptWatch, WatchSettings
 from rankwell.mitigation.watch_view import WatchView
+from rankwell.monitoring.baseline import Baseline, HeldDays
+from rankwell.monitoring.drift_watch import DriftWatch
+from rankwell.monitoring.rate_watch import RateWatch
+from rankwell.monitoring.reading import Reading
 from watched_log import START_US, TICK_US, write_log
 
 
@@ -75,12 +79,40 @@ def test_one_round_is_printed_and_the_next_goes_on(tmp_path: Path, monkeypatch: 
     assert run(tmp_path, "--segment", "level", "--once").output.splitlines()[-1].startswith("0 rows came")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "days_off", "utc_offset_s"),
+    [
+        ((), (5, 6), 0),
+        (("--day-off", "fri", "--day-off", "sat", "--utc-offset-h", "3.5"), (4, 5), 12_600),
+        (("--day-off", "none", "--utc-offset-h", "-5"), (), -18_000),
+    ],
+)
+def test_days_off_and_when_a_day_begins_are_options(
+    arguments: tuple[str, ...], days_off: tuple[int, ...], utc_offset_s: int, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    compared_with: list[Baseline] = []
+
+    def readings(watch: DriftWatch | RateWatch, *_: object, **__: object) -> list[Reading]:
+        compared_with.append(watch.baseline)
+        return []
+
+    for watch in (DriftWatch, RateWatch):
+        monkeypatch.setattr(watch, "readings", readings)
+    monkeypatch.setattr(watch_command, "_now_us", lambda: START_US + 9 * TICK_US)
+    write_log(tmp_path, num_ticks=8, per_tick=20)
+    found = run(tmp_path, "--segment", "level", "--once", *arguments)
+    assert found.exit_code == 0, found.output
+    assert compared_with == 2 * [HeldDays(days_off=days_off, utc_offset_s=utc_offset_s)], "drift and rates"
+
+
 def test_what_cannot_be_watched_is_refused(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("0123456789abcdef")
     for arguments, error in (
         (("--once",), LogError),
         (("--mode", "act"), MitigationError),
+        (("--day-off", "fri", "--day-off", "none"), MonitoringError),
         (("--webhook", "http://127.0.0.1:9/"), RequestError),
         (("--webhook", "nowhere", "--webhook-key-file", key), RequestError),
         (("--serve", "--port", "0", "--host", "0.0.0.0"), RequestError),

@@ -23,11 +23,12 @@ from rankwell.app.page_server import Page, PageServer
 from rankwell.app.runbook import RunbookSink
 from rankwell.app.server_latency import ServerLatency
 from rankwell.app.watch_loop import WatchLoop
-from rankwell.errors import MissingExtraError, MitigationError, RequestError
+from rankwell.errors import MissingExtraError, MitigationError, MonitoringError, RequestError
 from rankwell.mitigation.alarm_sinks import AlarmSink, LogSink
 from rankwell.mitigation.alarm_webhook import WebhookSink, read_webhook_key
 from rankwell.mitigation.kept_watch import WatchSettings
 from rankwell.mitigation.watch_view import WatchView, segment_text
+from rankwell.monitoring.baseline import HeldDays
 
 if TYPE_CHECKING:
     from rankwell.mitigation.alarm_metrics import MetricsSink
@@ -35,6 +36,19 @@ if TYPE_CHECKING:
 __all__ = ["TableSink", "watch"]
 
 _LEAST_PASSWORD: Final = 8
+
+
+class DayOff(StrEnum):
+    """A day of the week, as `HeldDays` numbers them, or none of them."""
+
+    MON = "mon"
+    TUE = "tue"
+    WED = "wed"
+    THU = "thu"
+    FRI = "fri"
+    SAT = "sat"
+    SUN = "sun"
+    NONE = "none"
 
 
 class Mode(StrEnum):
@@ -53,6 +67,12 @@ def watch(
     deployed: Annotated[Path | None, typer.Option(help="What `rankwell deploy` points at: to correct there.")] = None,
     mode: Annotated[Mode, typer.Option(help="With --deployed: watch is a dry run.")] = Mode.WATCH,
     days_per_false_alarm: Annotated[float, typer.Option(min=0.01, help="One in so many days, of all there is.")] = 7.0,
+    day_off: Annotated[
+        list[DayOff] | None, typer.Option(help="Compared with days off alone, once or more; by default sat and sun.")
+    ] = None,
+    utc_offset_h: Annotated[
+        float, typer.Option(min=-12, max=14, help="Hours by which members' clocks are ahead of UTC.")
+    ] = 0.0,
     once: Annotated[bool, typer.Option("--once", help="One round, and no more.")] = False,
     serve: Annotated[bool, typer.Option("--serve", help="A dashboard over HTTP.")] = False,
     host: Annotated[str, typer.Option(help="Without a password, this machine alone.")] = "127.0.0.1",
@@ -73,7 +93,7 @@ def watch(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings = WatchSettings(
         folder=folder, segment=segment, action=action, deployed=deployed, mode=mode.value,
-        days_per_false_alarm=days_per_false_alarm,
+        days_per_false_alarm=days_per_false_alarm, baseline=_baseline(day_off, utc_offset_h),
     )  # fmt: skip
     ends = threading.Event()
     with ExitStack() as stack:
@@ -148,6 +168,18 @@ class TableSink:
 
     def close(self) -> None:
         """See `AlarmSink`."""
+
+
+def _baseline(days_off: list[DayOff] | None, utc_offset_h: float) -> HeldDays:
+    utc_offset_s = round(3600 * utc_offset_h)
+    if days_off is None:
+        return HeldDays(utc_offset_s=utc_offset_s)
+    if DayOff.NONE in days_off and len(days_off) > 1:
+        raise MonitoringError("days are off and none is", found=list(days_off), do="leave out --day-off none")
+    week = list(DayOff)
+    return HeldDays(
+        days_off=tuple(week.index(day) for day in days_off if day is not DayOff.NONE), utc_offset_s=utc_offset_s
+    )
 
 
 def _metrics() -> tuple[MetricsSink, Page]:

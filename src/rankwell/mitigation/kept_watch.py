@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Self, final
 
@@ -35,6 +35,7 @@ from rankwell.mitigation.watch_view import WatchView
 from rankwell.mitigation.wide_update import ProximalUpdate
 from rankwell.monitoring.alarm_runs import AlarmRuns
 from rankwell.monitoring.alarm_threshold import AlarmPromise
+from rankwell.monitoring.baseline import HeldDays
 from rankwell.monitoring.calibration_watch import CalibrationWatch
 from rankwell.monitoring.drift_watch import DriftWatch
 from rankwell.monitoring.pane import MINUTE_US
@@ -71,6 +72,7 @@ class WatchSettings:
         deployed: The root of the `RolloutFolder` that the servers follow, for corrections; None: it isn't looked at.
         mode: Of mitigation, see `MitigationPlan`; without `deployed` there is none.
         days_per_false_alarm: One false alarm in so many days, of drift, calibration and rates together.
+        baseline: What drift and rates are compared with: which days are off, and when a day begins.
         reference_rows: So many rows that were shown make the layout, or all there are where the first round is due and
             there are `least_rows`.
         least_rows: Fewer make none.
@@ -82,6 +84,7 @@ class WatchSettings:
     deployed: Path | None = None
     mode: Literal["act", "ask", "watch", "off"] = "watch"
     days_per_false_alarm: float = 7.0
+    baseline: HeldDays = field(default_factory=HeldDays)
     reference_rows: int = 50_000
     least_rows: int = 500
 
@@ -241,11 +244,11 @@ class KeptWatch:
             )
         rounds = WatchRound(
             self._watch,
-            DriftWatch(layout, promise=promise, kl_too=True),
+            DriftWatch(layout, self.settings.baseline, promise, kl_too=True),
             CalibrationWatch(_VIEWS * len(segments), promise),
             self._mitigation,
             on_failure=lambda error: self._problem(f"nothing is mitigated: {error}"),
-            rates=RateWatch(layout.segments, promise=promise),
+            rates=RateWatch(layout.segments, self.settings.baseline, promise),
         )
         path = self._own / "alarms.json"
         if path.exists():
