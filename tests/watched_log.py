@@ -26,7 +26,7 @@ SCHEMA = Schema(
 
 def write_log(
     folder: Path, *, num_ticks: int, per_tick: int, bug_from: int | None = None, start_us: int = START_US,
-    first_tick: int = 0, bundle_id: str = "b",
+    first_tick: int = 0, bundle_id: str = "b", canary_id: str | None = None,
 ) -> None:  # fmt: skip
     """Requests of two candidates of each of two levels, whose clicks are drawn from the truth.
 
@@ -38,6 +38,7 @@ def write_log(
         start_us: Of quarter-hour 0.
         first_tick: To go on with a log that ends before it.
         bundle_id: That answered.
+        canary_id: That answered each fifth request in its place, with odds of level 1 three times too high.
     """
     rng, clock = np.random.default_rng(first_tick), [start_us]
     served = ServedLog(folder, SCHEMA, worker="w0", seed=1, now_us=lambda: clock[0])
@@ -47,6 +48,7 @@ def write_log(
         bug = np.log(3.0) if bug_from is not None and tick >= bug_from else 0.0
         for place in range(per_tick):
             clock[0] = start_us + tick * TICK_US + place * TICK_US // per_tick
+            is_canary = canary_id is not None and place % 5 == 2
             true_K = rng.normal(-1.0, 0.8, 4)
             features = Features(
                 context={"years": torch.tensor([float(rng.normal(8.0, 3.0))])}, history={},
@@ -55,13 +57,14 @@ def write_log(
                 },
                 offsets=torch.tensor([0, 4]), request_C=torch.zeros(4, dtype=torch.int64),
             )  # fmt: skip
-            logits_KA = torch.from_numpy(true_K + bug * (level_K == 1))[:, None]
+            logits_KA = torch.from_numpy(true_K + (np.log(3.0) if is_canary else bug) * (level_K == 1))[:, None]
             request_id = tick * 10_000 + place
             served.append(
                 ServedRequest(
                     request_id=request_id, member_id=MISSING_ID, time_us=clock[0], features=features,
                     item_ids_K=torch.arange(4) + 1, places_n=np.arange(4), propensities_n=np.ones(4),
-                    logits_KA=logits_KA, probabilities_KA=logits_KA.sigmoid(), bundle_id=bundle_id,
+                    logits_KA=logits_KA, probabilities_KA=logits_KA.sigmoid(),
+                    bundle_id=str(canary_id) if is_canary else bundle_id,
                     prices_micros_n=(logits_KA.sigmoid()[:, 0].numpy() * 1e6).astype(np.int64),
                 )
             )  # fmt: skip

@@ -22,6 +22,7 @@ from rankwell.app.dashboard_chart import HEIGHT, latency_chart, ratio_charts, sp
 from rankwell.app.page_server import Page, PageServer
 from rankwell.app.server_latency import LatencyPoint
 from rankwell.errors import RequestError
+from rankwell.monitoring.alarm_runs import AlarmRun
 from rankwell.monitoring.outcome_pane import OutcomePane
 
 MINUTE_US = example.MINUTE_US
@@ -61,6 +62,22 @@ def test_it_shows_alarms_corrections_limits_ratios_and_spend() -> None:
     assert "1 of 3 readings have too few rows" in found
     assert "title 7 2.00" in found, "what was spent"
     assert "apply: title 7 has half the clicks promised" in found
+
+
+def test_a_bundle_on_trial_stands_by_itself() -> None:
+    assert "On trial" not in text_of(told()[0].content())
+    readings = (
+        example.reading("calibration_trial", "click of fedcba9876543210", 7, 30.0, 9.0),
+        example.reading("calibration_trial", "click of fedcba9876543210", 3, 1.0, 9.0),
+    )
+    view = example.view()
+    report = replace(view.report, readings=(*view.report.readings, *readings))
+    run = AlarmRun("calibration_trial", "click of fedcba9876543210", 3, example.NOW_US, example.NOW_US)
+    changed = {"report": report, "trials": {"fedcba9876543210": view.outcomes}, "standing": (run,)}
+    found = text_of(told(**changed)[0].content())
+    assert "expected / seen spent off in fedcba987654 1920 1980 1.03 1980.00 title 7" in found
+    assert "calibration trial: click of fedcba9876543210 title 3" in found
+    assert "title 3 · alarm" not in found, "the chart is of the bundle that answers"
 
 
 def test_what_comes_from_the_log_is_text_and_never_markup() -> None:

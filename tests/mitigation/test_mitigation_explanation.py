@@ -174,6 +174,16 @@ def test_a_bundle_that_nobody_deployed_is_named() -> None:
     assert [suspect.kind for suspect in told(made, alarm("years"), known=known).suspects] == ["upstream"]
 
 
+def test_a_bundle_on_trial_that_is_off_is_named_once_before_features() -> None:
+    trials = [
+        alarm(f"click of {'f' * 16}", segment, name="calibration_trial", start_us=ONSET_US) for segment in (0, 1)
+    ]  # fmt: skip
+    found = told(counts(moved="years"), *trials, alarm("years", value=0.2))
+    assert [suspect.kind for suspect in found.suspects] == ["bundle", "upstream"]
+    assert found.suspects[0].what.startswith(f"bundle {'f' * 16} answers beside the current one, on trial")
+    assert found.since_us == ONSET_US
+
+
 def test_money_is_told_of_what_was_expected() -> None:
     found = told(counts(ratios={0: 1.0, 1: 0.5}), alarm("served_logit_click"))
     assert found.outcomes[1].observed == 200
@@ -218,7 +228,7 @@ def test_requests_of_the_segment_and_the_time_the_dearest_first(tmp_path: Path) 
             ServedRequest(
                 request_id=number, member_id=MISSING_ID, time_us=number * MINUTE_US, features=features,
                 item_ids_K=torch.tensor([11, 12]), places_n=np.arange(2), propensities_n=np.ones(2),
-                logits_KA=logits_KA, probabilities_KA=logits_KA.sigmoid(), bundle_id="b",
+                logits_KA=logits_KA, probabilities_KA=logits_KA.sigmoid(), bundle_id="c" if number == 26 else "b",
                 prices_micros_n=np.array([1_000 + number, 10 * number % 70]),
             )
         )  # fmt: skip
@@ -231,5 +241,7 @@ def test_requests_of_the_segment_and_the_time_the_dearest_first(tmp_path: Path) 
     assert found[0].probability == pytest.approx(0.2689, abs=1e-4)
     [every] = asked(column="level", segment=ALL_ROWS, since_us=0, until_us=40 * MINUTE_US, num=1)
     assert (every.request_id, every.item_id) == (39, 11)
+    [canary] = asked(column="click of c", segment=1, since_us=0, until_us=DAY, bundle_id="c")
+    assert (canary.request_id, canary.bundle_id) == (26, "c")
     assert asked(column="level", segment=1, since_us=90 * MINUTE_US, until_us=DAY) == ()
     assert np.isnan(asked(column="click", segment=1, since_us=0, until_us=DAY)[0].value)

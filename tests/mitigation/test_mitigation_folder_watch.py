@@ -79,6 +79,9 @@ def _equal(one: WatchCounts, other: WatchCounts) -> None:
     np.testing.assert_array_equal(one.outcomes.minutes_N, other.outcomes.minutes_N)
     np.testing.assert_allclose(one.outcomes.sums_NV6, other.outcomes.sums_NV6, rtol=1e-12)
     assert one.versions.table.equals(other.versions.table)
+    assert list(one.trials) == list(other.trials)
+    for trial, pane in other.trials.items():
+        np.testing.assert_allclose(one.trials[trial].sums_NV6, pane.sums_NV6, rtol=1e-12)
 
 
 def test_killed_at_twenty_moments_nothing_is_lost_or_counted_twice(tmp_path: Path, monkeypatch: Any) -> None:

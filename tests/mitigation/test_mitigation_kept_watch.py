@@ -199,3 +199,25 @@ def test_a_bundle_that_is_off_by_level_is_corrected_by_what_its_own_rows_lack(tm
     (offsets,) = view.correction.log_odds_offsets["click"].values()
     assert set(offsets) == {"1"}
     assert offsets["1"] == pytest.approx(-math.log(3), abs=0.2)
+
+
+def test_a_canary_that_is_off_is_accused_itself_and_the_bundle_beside_it_is_not_corrected(tmp_path: Path) -> None:
+    log, root, ids = tmp_path / "log", tmp_path / "root", ("0123456789abcdef", "fedcba9876543210")
+    for bundle_id in ids:
+        (root / "bundles" / bundle_id).mkdir(parents=True)
+    (root / "rollout.json").write_text(f'{{"format_version": 1, "current": "{ids[0]}"}}')
+    write_log(log, num_ticks=16, per_tick=40, bundle_id=ids[0])
+    write_log(log, num_ticks=22, first_tick=16, per_tick=350, bundle_id=ids[0], canary_id=ids[1])
+    for tick in (21, 22):
+        view = looked(log, [], deployed=root, mode="act", now_us=after(tick))
+        assert not any(decision.kind in ("detect", "apply") for decision in view.report.decisions)
+    assert view.correction is None
+    off = {(run.name, run.column, run.segment) for run in view.standing if run.name.startswith("calibration")}
+    assert off == {("calibration_trial", f"click of {ids[1]}", 1)}
+    assert set(view.trials) == {ids[1]}
+    assert view.outcomes.sums("served", [1]).ratio_G[0] == pytest.approx(1.0, abs=0.1)
+    assert view.trials[ids[1]].sums("served", [0]).ratio_G[0] == pytest.approx(1.0, abs=0.25)
+    assert view.trials[ids[1]].sums("served", [1]).ratio_G[0] > 1.4, "expected over seen"
+    why = view.report.explanation
+    assert why is not None
+    assert any(suspect.kind == "bundle" and ids[1] in suspect.what for suspect in why.suspects)

@@ -14,6 +14,7 @@ from rankwell.errors import MetricError, MonitoringError
 from rankwell.monitoring.outcome_pane import OutcomePane, outcomes_from_table, outcomes_table
 from rankwell.monitoring.pane_layout import ALL_ROWS, NEVER_SEEN, CategoricalBins
 from rankwell.monitoring.pending_outcomes import PendingOutcomes
+from rankwell.monitoring.version_pane import VersionPane
 from rankwell.schema import Action, Categorical, Exposure, Schema
 
 MINUTE_US, S_US = 60_000_000, 1_000_000
@@ -136,6 +137,7 @@ def _requests(*rows: tuple[int, int, list[int]]) -> pa.Table:
             "position": pa.array([list(range(1, len(levels) + 1)) for levels in lists], pa.list_(pa.int32())),
             "propensity": pa.array([[1.0] * len(levels) for levels in lists], pa.list_(pa.float32())),
             "served_probability_click": [[0.25] * len(levels) for levels in lists],
+            "served_bundle_id": ["a"] * len(rows),
             "served_price_micros": pa.array([[100] * len(levels) for levels in lists], pa.list_(pa.int64())),
         }
     )
@@ -165,6 +167,30 @@ def test_a_request_is_counted_when_its_window_has_closed_and_late_ones_have_come
     assert second.sums("served", [1, NEVER_SEEN]).observed_G.tolist() == [1.0, 0.0]
     assert second.spend_micros([1, 2, NEVER_SEEN]).tolist() == [100, 0, 100]
     assert pending.num_pending == 0
+
+
+def test_what_bundles_on_trial_answered_is_apart_and_nothing_is_lost() -> None:
+    requests = _requests(*((number, number, [1, 2]) for number in range(9)))
+    bundles = pa.array(["a", "a", "c", "a", "d", "a", "c", "a", "a"])
+    requests = requests.set_column(requests.column_names.index("served_bundle_id"), "served_bundle_id", bundles)
+    versions = VersionPane.of(
+        requests.append_column("served_correction_id", pa.nulls(9, pa.string())), np.arange(9) * S_US
+    )
+    clicks = _clicks((2, 1, 9), (3, 2, 9), (4, 2, 9))
+    together, apart = PendingOutcomes(SCHEMA, "click", LEVEL), PendingOutcomes(SCHEMA, "click", LEVEL)
+    for pending in (together, apart):
+        pending.add(requests)
+        pending.add_actions(clicks)
+    outcomes, trials = apart.settled_apart(versions, now_us=100 * S_US)
+    assert {trial: pane.sums("served", [1, 2]).observed_G.tolist() for trial, pane in trials.items()} == {
+        "c": [1.0, 0.0], "d": [0.0, 1.0],
+    }  # fmt: skip
+    assert outcomes.sums("served", [1, 2]).observed_G.tolist() == [0.0, 1.0]
+    whole = together.settled(now_us=100 * S_US)
+    parts = outcomes + trials["c"] + trials["d"]
+    np.testing.assert_allclose(parts.sums_NV6, whole.sums_NV6)
+    assert apart.num_pending == 0
+    assert apart.settled_apart(versions, now_us=100 * S_US)[1] == {}
 
 
 def test_actions_count_once_in_any_order_and_before_their_requests() -> None:

@@ -23,6 +23,35 @@ def answered(minutes: list[str]) -> VersionPane:
 
 
 @pytest.mark.parametrize(
+    ("minutes", "trials"),
+    [
+        (["aa", "aa"], []),
+        (["aac", "aa", "aca"], [(0, "c"), (2, "c")]),  # a canary
+        (["ac", "ac", "ac", "c", "c", "c"], [(0, "a"), (1, "a"), (2, "a")]),  # it took over: by the quarter-hour
+        (["aa", "aa", "bb"], []),  # a deploy
+        (["a", "ab", "b", "b"], [(1, "a")]),  # in the midst of a minute
+        (["aa", "aa", "aa", "b", "aa"], [(3, "b")]),  # and back, within the quarter-hour
+        (["aa", "bbca", "bb"], [(1, "c"), (1, "a")]),
+        ([""] * 14 + ["a", "c", "", "cc", "c"], []),  # two quarter-hours
+        (["c" * 3 + "a" * 4] * 20, [(minute, "c") for minute in range(20) for _ in range(3)]),
+    ],
+)  # fmt: skip
+def test_a_bundle_is_on_trial_while_another_answers_more(minutes: list[str], trials: list[tuple[int, str]]) -> None:
+    rows = [(minute, bundle) for minute, bundles in enumerate(minutes) for bundle in bundles]
+    times_us = np.array([minute * MINUTE_US + 7 for minute, _ in rows], np.int64)
+    found = answered(minutes).trials([bundle for _, bundle in rows], times_us)
+    assert [(minute, trial) for (minute, _), trial in zip(rows, found, strict=True) if trial] == trials
+
+
+def test_who_is_unknown_is_on_no_trial() -> None:
+    pane = answered(["aab"])
+    assert pane.trials([None, "b"], np.array([0, 0])) == [None, "b"]
+    assert pane.trials(["b"], np.array([60 * MINUTE_US])) == [None], "nobody answered then"
+    assert VersionPane().trials(["a"], np.array([0])) == [None]
+    assert pane.trials([], np.zeros(0, np.int64)) == []
+
+
+@pytest.mark.parametrize(
     ("minutes", "since"),
     [
         ([], 0),

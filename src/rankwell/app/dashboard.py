@@ -18,6 +18,7 @@ from rankwell.app.time_text import clock_text, span_text
 from rankwell.mitigation.watch_view import WatchView, segment_text
 from rankwell.monitoring.pane_layout import ALL_ROWS
 from rankwell.monitoring.reading import Reading
+from rankwell.monitoring.trial_readings import bundle_on_trial
 
 __all__ = ["Dashboard"]
 
@@ -39,6 +40,16 @@ class _Bar:
     is_alarm: bool
     kl: str | None
     kl_share: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    bundle_id: str
+    seen: float
+    expected: float
+    spend_micros: int
+    accused: str
 
 
 @final
@@ -65,6 +76,7 @@ class Dashboard:
             "ratios": ratio_charts(view),
             "spend": spend_chart(view),
             "bars": _bars(view),
+            "trials": _trials(view),
             "num_unjudged": sum(not math.isfinite(one.limit) for one in _drift(view)),
             "num_drift": len(_drift(view)),
         }
@@ -114,6 +126,25 @@ class Dashboard:
 def _drift(view: WatchView) -> list[Reading]:
     """All but calibration, and KL, which stands beside PSI."""
     return [one for one in view.report.readings if not one.name.startswith("calibration") and one.name != "kl"]
+
+
+def _trials(view: WatchView) -> list[_Trial]:
+    """What became of the last day's requests that bundles on trial answered."""
+    accused: dict[str, list[str]] = {}
+    for reading in view.report.readings:
+        bundle_id = bundle_on_trial(reading)
+        if bundle_id is not None and reading.is_alarm:
+            accused.setdefault(bundle_id, []).append(segment_text(view.feature, reading.segment))
+    found = []
+    for bundle_id, pane in view.trials.items():
+        sums, spend_G = pane.sums("served", pane.segments), pane.spend_micros(pane.segments)
+        found.append(
+            _Trial(
+                bundle_id, float(sums.observed_G.sum()), float(sums.predicted_G.sum()), int(spend_G.sum()),
+                ", ".join(accused.get(bundle_id, [])),
+            )
+        )  # fmt: skip
+    return found
 
 
 def _bars(view: WatchView) -> list[_Bar]:

@@ -17,6 +17,7 @@ from rankwell.app.server_latency import NUM_MINUTES, LatencyPoint
 from rankwell.evaluation.calibration_sums import CalibrationSums
 from rankwell.mitigation.watch_view import WatchView, segment_text
 from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
+from rankwell.monitoring.trial_readings import TRIAL
 
 __all__ = [
     "HEIGHT", "WIDTH", "Axis", "LatencyChart", "RatioChart", "SpendChart", "latency_chart", "ratio_charts",
@@ -118,7 +119,7 @@ def ratio_charts(view: WatchView) -> list[RatioChart]:
     for tick in range(TICKS_PER_DAY):
         hour = sum(sums_T[max(tick - _HOUR + 1, 0) : tick + 1], nothing)
         ratio_TG[tick], low_TG[tick], high_TG[tick] = _ratio(hour)
-    accused = {run.segment for run in view.standing if run.name.startswith("calibration")}
+    accused = {run.segment for run in view.standing if run.name.startswith("calibration") and run.name != TRIAL}
     return [
         _chart(
             segment_text(view.feature, segment), ratio_TG[:, g], low_TG[:, g], high_TG[:, g], until_us,

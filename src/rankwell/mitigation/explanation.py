@@ -21,6 +21,7 @@ from rankwell.monitoring.pane import MINUTE_US
 from rankwell.monitoring.reading import Reading
 from rankwell.monitoring.report_gap import REPORT_DELAY
 from rankwell.monitoring.tick_history import TICK_US
+from rankwell.monitoring.trial_readings import bundle_on_trial
 from rankwell.monitoring.version_pane import VersionPane, VersionSpan
 from rankwell.monitoring.watch_counts import WatchCounts
 
@@ -118,10 +119,11 @@ def explained(
     """What the alarms of a round come from.
 
     Causes are ranked by `ranked_causes`, those of a correction's own doing last; the onset of drift is the change point
-    of its minutes, that of calibration the quarter-hour from which its evidence comes. Then suspects, in this order: a
-    bundle or a correction that began or ended within a quarter-hour of the onset, where scores or their calibration
-    have moved; features that moved, since no bundle changes those. Where there is none of that, scores that moved did
-    so by what isn't watched; clicks that are few everywhere alike are late or lost; and else it is the world.
+    of its minutes, that of calibration the quarter-hour from which its evidence comes. Then suspects, in this order:
+    bundles that nobody deployed; one on trial that is off; a bundle or a correction that began or ended within a
+    quarter-hour of the onset, where scores or their calibration have moved; features that moved, since no bundle
+    changes those. Where there is none of that, scores that moved did so by what isn't watched; clicks that are few
+    everywhere alike are late or lost; and else it is the world.
 
     Args:
         readings: Of the round.
@@ -144,6 +146,7 @@ def explained(
     outcomes = _outcomes(counts, segments, since_us)
     suspects = [
         *_strangers(counts.versions, known_bundles, since_us),
+        *_trials(causes, began),
         *(_versions(counts.versions, since_us) if any(map(_is_scored, causes)) else ()),
         *_upstream(causes, began),
         *_unreported(readings, counts.outcomes.action),
@@ -224,6 +227,17 @@ def _strangers(versions: VersionPane, known: frozenset[str] | None, since_us: in
                 "bundle", span.first_us,
                 f"bundle {span.version} answered {span.num_requests:,} requests, and is not in the servers' folder",
             )  # fmt: skip
+
+
+def _trials(causes: Sequence[Cause], began: Mapping[Cause, int]) -> Iterable[Suspect]:
+    """Each bundle once, as its worst segment shows it."""
+    named: set[str] = set()
+    for cause in causes:
+        bundle_id = bundle_on_trial(cause.reading)
+        if bundle_id is not None and bundle_id not in named:
+            named.add(bundle_id)
+            what = "answers beside the current one, on trial, and people do otherwise than it says: end the trial"
+            yield Suspect("bundle", began[cause], f"bundle {bundle_id} {what}")
 
 
 def _versions(versions: VersionPane, since_us: int) -> Iterable[Suspect]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Final, final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from rankwell.data.layout import LogColumn, LogLayout
 from rankwell.data.served_columns import served_probability
@@ -19,6 +21,7 @@ from rankwell.serving.log_folder import LogFolder
 __all__ = ["RequestToLookAt", "requests_to_look_at"]
 
 _PRICE: Final = "served_price_micros"
+_BUNDLE: Final = "served_bundle_id"
 _MOST_SEGMENTS: Final = 8
 """Of each stream, its newest: a few requests are wanted, and not all there are."""
 _MOST_REQUESTS: Final = 2**62
@@ -57,6 +60,7 @@ def requests_to_look_at(
     segment: int,
     since_us: int,
     until_us: int,
+    bundle_id: str | None = None,
     num: int = 5,
 ) -> tuple[RequestToLookAt, ...]:
     """Those that cost most, each request once.
@@ -68,6 +72,7 @@ def requests_to_look_at(
         segments: How rows are told apart; `segment` is one of them, or `ALL_ROWS`.
         segment: Whose rows.
         since_us, until_us: UTC microseconds.
+        bundle_id: Whose answers; None: everyone's.
         num: At most so many.
 
     Returns:
@@ -82,6 +87,8 @@ def requests_to_look_at(
     for served in newest_served(
         log, schema, since_us, until_us, most_segments=_MOST_SEGMENTS, most_rows=_MOST_REQUESTS
     ):
+        if bundle_id is not None:
+            served = served.filter(pc.equal(served[_BUNDLE].cast(pa.string()), bundle_id))
         more = _shown(served, schema, action, column, segments, segment)
         best = _dearest([*best, *more], num)
     return tuple(best)
@@ -94,7 +101,7 @@ def _shown(
     used = (layout.of_role("request_id"), layout.of_role("position"), _column_of_item(layout, schema))
     request, position, item = (one.name for one in used if one is not None)  # a served log has all three
     p, has_value = served_probability(action), column in served.column_names
-    names = [request, item, position, p, _PRICE, "served_bundle_id", "served_correction_id"]
+    names = [request, item, position, p, _PRICE, _BUNDLE, "served_correction_id"]
     names += [column] if has_value else []
     names += [] if segments is None else [segments.name]
     rows = FlatRows.of_table(served, schema, names, rows="shown")
@@ -109,7 +116,7 @@ def _shown(
             time_us=int(rows.times_us_C[c]),
             item_id=int(rows.columns[item][c]),
             position=int(rows.columns[position][c]),
-            bundle_id=str(rows.columns["served_bundle_id"][c]),
+            bundle_id=str(rows.columns[_BUNDLE][c]),
             correction_id=rows.columns["served_correction_id"][c],
             probability=float(rows.columns[p][c]),
             price_micros=None if np.isnan(prices_C[c]) else int(prices_C[c]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, final
+from typing import Final, final
 
 from rankwell.errors import MonitoringError, RankwellError
 from rankwell.mitigation.explanation import Explanation, explained, of_latest_incident
@@ -13,21 +13,22 @@ from rankwell.mitigation.mitigation_folder import MitigationFolder
 from rankwell.mitigation.mitigation_state import Decision
 from rankwell.mitigation.requests_to_look_at import requests_to_look_at
 from rankwell.monitoring.alarm_runs import AlarmRun, AlarmRuns
-from rankwell.monitoring.calibration_watch import CalibrationWatch
+from rankwell.monitoring.calibration_watch import CalibrationWatch, sums_of_day
 from rankwell.monitoring.drift_watch import DriftWatch
-from rankwell.monitoring.outcome_pane import OutcomePane
+from rankwell.monitoring.outcome_pane import OutcomePane, View
 from rankwell.monitoring.pane import MINUTE_US
 from rankwell.monitoring.pane_layout import ALL_ROWS
 from rankwell.monitoring.rate_watch import RateWatch
 from rankwell.monitoring.reading import Reading
 from rankwell.monitoring.report_gap import report_delay
 from rankwell.monitoring.silence import silence
-from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
+from rankwell.monitoring.tick_history import TICK_US
+from rankwell.monitoring.trial_readings import bundle_on_trial, trial_readings
 from rankwell.monitoring.watch_counts import WatchCounts
 
 __all__ = ["RoundReport", "WatchRound"]
 
-_VIEWS: Final[tuple[Literal["served", "scored"], ...]] = ("served", "scored")
+_VIEWS: Final[tuple[View, ...]] = ("served", "scored")
 
 
 @final
@@ -59,7 +60,8 @@ class WatchRound:
     """Watches a folder of served requests, and corrects what it finds, quarter-hour by quarter-hour.
 
     Drift of features, logits and probabilities needs no labels, and is read of the quarter-hour that has just ended.
-    Calibration is read of the newest quarter-hours whose attribution windows have closed.
+    Calibration is read of the newest quarter-hours whose attribution windows have closed; that of a bundle on trial by
+    itself.
 
     Args:
         watch: That counts.
@@ -110,6 +112,7 @@ class WatchRound:
         readings = self._drift.readings(counts.pane.between(0, end_us), end_us, num_standing=len(self.alarms.standing))
         settled_us = counts.settled_us // TICK_US * TICK_US
         readings += self._calibration_readings(counts.outcomes, settled_us)
+        readings += trial_readings(self._calibration, counts.trials, self.segments, settled_us=settled_us)
         if self._rates is not None:
             readings += self._rates.readings(counts.outcomes, settled_us, num_standing=len(self.alarms.standing))
         quiet = silence(counts.pane, end_us)
@@ -155,15 +158,16 @@ class WatchRound:
             segment=first.segment,
             since_us=explanation.since_us,
             until_us=explanation.found_us,
+            bundle_id=bundle_on_trial(first.reading),
         )
         return replace(explanation, requests=requests)
 
     def _calibration_readings(self, outcomes: OutcomePane, settled_us: int) -> list[Reading]:
-        ticks = range(settled_us - TICKS_PER_DAY * TICK_US, settled_us, TICK_US)
-        readings: list[Reading] = []
-        for view in _VIEWS:
-            sums_T = [outcomes.between(tick_us, tick_us + TICK_US).sums(view, self.segments) for tick_us in ticks]
-            readings += self._calibration.readings(
-                sums_T, action=outcomes.action, view=view, segments=self.segments, now_us=settled_us
+        return [
+            reading
+            for view in _VIEWS
+            for reading in self._calibration.readings(
+                sums_of_day(outcomes, view, self.segments, settled_us),
+                action=outcomes.action, view=view, segments=self.segments, now_us=settled_us,
             )
-        return readings
+        ]  # fmt: skip

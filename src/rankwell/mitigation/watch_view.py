@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Self, final
 
@@ -35,6 +35,7 @@ class WatchView:
         bundle_id: That answers; None where no folder of servers is looked at.
         correction: In force; None: none is.
         problems: What is wrong with the watching itself, in words.
+        trials: As `outcomes`, of bundles on trial, by their ids.
     """
 
     now_us: int
@@ -49,6 +50,7 @@ class WatchView:
     bundle_id: str | None = None
     correction: Correction | None = None
     problems: tuple[str, ...] = field(default=())
+    trials: Mapping[str, OutcomePane] = field(default_factory=dict)
 
     @classmethod
     def after(
@@ -66,6 +68,7 @@ class WatchView:
         counts, standing = watch.counts, watch.alarms.standing
         keys = {run.key for run in standing}
         bins = counts.pane.layout.segments
+        day = counts.settled_us - _DAY_US, counts.settled_us
         return cls(
             now_us=now_us,
             action=counts.outcomes.action,
@@ -74,11 +77,12 @@ class WatchView:
             report=report,
             standing=standing,
             ended=tuple(run for run in before if run.key not in keys),
-            outcomes=counts.outcomes.between(counts.settled_us - _DAY_US, counts.settled_us),
+            outcomes=counts.outcomes.between(*day),
             settled_us=counts.settled_us,
             bundle_id=bundle_id,
             correction=correction,
             problems=problems,
+            trials={trial: part for trial, pane in counts.trials.items() if len(part := pane.between(*day))},
         )
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, final
+from typing import Final, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,11 @@ from rankwell.evaluation.calibration_detector import CalibrationDetector
 from rankwell.evaluation.calibration_sums import CalibrationSums
 from rankwell.evaluation.confidence_sequence import RatioSequence, is_off, minimum_detectable_error
 from rankwell.monitoring.alarm_threshold import AlarmPromise
+from rankwell.monitoring.outcome_pane import OutcomePane, View
 from rankwell.monitoring.reading import Reading
 from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
 
-__all__ = ["CalibrationWatch"]
+__all__ = ["CalibrationWatch", "sums_of_day"]
 
 _NAMES: Final = {"served": "calibration_served", "scored": "calibration_scored"}
 
@@ -70,7 +71,7 @@ class CalibrationWatch:
         sums_T: Sequence[CalibrationSums],
         *,
         action: str,
-        view: Literal["served", "scored"],
+        view: View,
         segments: Sequence[int],
         now_us: int,
     ) -> list[Reading]:
@@ -130,6 +131,19 @@ class CalibrationWatch:
             )
             for place, segment in enumerate(segments)
         ]
+
+
+def sums_of_day(outcomes: OutcomePane, view: View, segments: Sequence[int], until_us: int) -> list[CalibrationSums]:
+    """The quarter-hours of a day, oldest first, as `CalibrationWatch.readings` takes them.
+
+    Args:
+        outcomes: Of the day, and more.
+        view: Of which rows.
+        segments: Of the sums.
+        until_us: The end of the last quarter-hour.
+    """
+    ticks = range(until_us - TICKS_PER_DAY * TICK_US, until_us, TICK_US)
+    return [outcomes.between(tick_us, tick_us + TICK_US).sums(view, segments) for tick_us in ticks]
 
 
 def _starts(ratios_TAG: _Floats, log_evidence_AG: _Floats) -> NDArray[np.int64]:

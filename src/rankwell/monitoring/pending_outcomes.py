@@ -19,6 +19,7 @@ from rankwell.monitoring.flat_rows import FlatRows
 from rankwell.monitoring.outcome_pane import OutcomePane
 from rankwell.monitoring.pane_layout import CategoricalBins
 from rankwell.monitoring.report_gap import ReportGap
+from rankwell.monitoring.version_pane import VersionPane
 from rankwell.schema import Schema
 
 __all__ = ["PendingOutcomes", "Settling"]
@@ -29,6 +30,7 @@ _NO_ROWS: Final = FlatRows(
 )
 
 _PRICE: Final = "served_price_micros"
+_BUNDLE: Final = "served_bundle_id"
 _US: Final = 1e6
 _SLACK_PARTS: Final = 6
 """Of an action's window, so long most of them take at most."""
@@ -92,7 +94,7 @@ class PendingOutcomes:
         names = {role: column.name for role, column in columns.items() if column is not None}
         self._time, self._request = columns["time"], names["request_id"]
         self._position, self._propensity = names["position"], names["propensity"]
-        self._kept = [*names.values(), served_probability(action), _PRICE]
+        self._kept = [*names.values(), served_probability(action), _PRICE, _BUNDLE]
         self._kept += [segments.name] if segments is not None else []
         self._gap = ReportGap(slack_s=declared.window_s / _SLACK_PARTS)
         self._requests: Any = None
@@ -116,17 +118,29 @@ class PendingOutcomes:
 
     def settled(self, *, now_us: int, from_us: int = 0, reported_until_us: int | None = None) -> OutcomePane:
         """The pane of `settled_rows`."""
-        rows = self.settled_rows(now_us=now_us, from_us=from_us, reported_until_us=reported_until_us)
-        return OutcomePane.of(
-            self.action,
-            times_us_C=rows.times_us_C,
-            request_C=rows.columns["request"],
-            segment_C=rows.columns["segment"],
-            probabilities_C=rows.columns["probability"],
-            labels_C=rows.columns["label"],
-            propensity_C=rows.columns["propensity"],
-            price_micros_C=rows.columns["price_micros"],
-        )
+        return self._pane(self.settled_rows(now_us=now_us, from_us=from_us, reported_until_us=reported_until_us))
+
+    def settled_apart(
+        self, versions: VersionPane, *, now_us: int, from_us: int = 0, reported_until_us: int | None = None
+    ) -> tuple[OutcomePane, dict[str, OutcomePane]]:
+        """`settled`, and apart from it what bundles answered that were on trial, by their ids.
+
+        Args:
+            versions: Who answered the requests; see `VersionPane.trials`.
+            now_us, from_us, reported_until_us: As of `settled_rows`.
+        """
+        closed = self._closed(now_us, from_us, reported_until_us)
+        if closed is None:
+            return OutcomePane.nothing(self.action), {}
+        ids_R = closed[_BUNDLE].cast(pa.string()).to_pylist()
+        trial_R = np.array(versions.trials(ids_R, self._times_us(closed)), object)
+        panes = {
+            trial: self._pane(self._labelled(closed.filter(pa.array(trial_R == trial)), now_us))
+            for trial in dict.fromkeys([None, *trial_R])
+        }
+        self._forget_actions(now_us, reported_until_us)
+        outcomes = panes.pop(None)
+        return outcomes, {str(trial): pane for trial, pane in panes.items()}
 
     def settled_rows(self, *, now_us: int, from_us: int = 0, reported_until_us: int | None = None) -> FlatRows:
         """What became of the requests that need not wait any longer, a row for each that was shown; they are forgotten.
@@ -140,18 +154,9 @@ class PendingOutcomes:
                 counted in `num_late`.
             reported_until_us: Until when actions are reported, see there; by default until now.
         """
-        rows = _NO_ROWS
-        due_us = self.due_us(now_us if reported_until_us is None else reported_until_us)
-        if self._requests is not None and len(self._requests):
-            times_us_R = self._times_us(self._requests)
-            is_late_R, is_due_R = times_us_R < from_us, times_us_R < due_us
-            self.num_late += int(is_late_R.sum())
-            closed = self._requests.filter(pa.array(is_due_R & ~is_late_R))
-            self._requests = self._requests.filter(pa.array(~is_due_R & ~is_late_R))
-            if len(closed):
-                rows = self._labelled(closed, now_us)
-        if self._actions is not None:
-            self._actions = self._actions.filter(pc.greater_equal(self._actions["time_us"], due_us))
+        closed = self._closed(now_us, from_us, reported_until_us)
+        rows = _NO_ROWS if closed is None else self._labelled(closed, now_us)
+        self._forget_actions(now_us, reported_until_us)
         return rows
 
     def settling(self, *, now_us: int, stepped_us: int, settled_us: int, keep_us: int) -> Settling:
@@ -194,6 +199,35 @@ class PendingOutcomes:
         """As it was when `tables` gave these."""
         self._requests, self._actions = requests, actions
         return self
+
+    def _closed(self, now_us: int, from_us: int, reported_until_us: int | None) -> Any | None:
+        """The requests that need not wait any longer, taken out of those that do; None if there are none."""
+        if self._requests is None or not len(self._requests):
+            return None
+        times_us_R = self._times_us(self._requests)
+        is_late_R = times_us_R < from_us
+        is_due_R = times_us_R < self.due_us(now_us if reported_until_us is None else reported_until_us)
+        self.num_late += int(is_late_R.sum())
+        closed = self._requests.filter(pa.array(is_due_R & ~is_late_R))
+        self._requests = self._requests.filter(pa.array(~is_due_R & ~is_late_R))
+        return closed if len(closed) else None
+
+    def _forget_actions(self, now_us: int, reported_until_us: int | None) -> None:
+        if self._actions is not None:
+            due_us = self.due_us(now_us if reported_until_us is None else reported_until_us)
+            self._actions = self._actions.filter(pc.greater_equal(self._actions["time_us"], due_us))
+
+    def _pane(self, rows: FlatRows) -> OutcomePane:
+        return OutcomePane.of(
+            self.action,
+            times_us_C=rows.times_us_C,
+            request_C=rows.columns["request"],
+            segment_C=rows.columns["segment"],
+            probabilities_C=rows.columns["probability"],
+            labels_C=rows.columns["label"],
+            propensity_C=rows.columns["propensity"],
+            price_micros_C=rows.columns["price_micros"],
+        )
 
     def _times_us(self, requests: Any) -> Any:
         assert self._time is not None

@@ -5,7 +5,7 @@ Letters in names: R requests · N cells, one for each minute, bundle and correct
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self, final
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rankwell.errors import MonitoringError
 from rankwell.monitoring.pane import MINUTE_US
+from rankwell.monitoring.tick_history import TICK_US
 
 __all__ = ["VersionPane", "VersionSpan"]
 
@@ -114,6 +115,37 @@ class VersionPane:
         first = int(others_M[-1]) + 1
         has_others = bool((~is_own_N & (minutes_N == first)).any())
         return (first + has_others) * MINUTE_US
+
+    def trials(self, bundle_ids_R: Sequence[str | None], times_us_R: NDArray[np.int64]) -> list[str | None]:
+        """Of each request the bundle that answered it beside the one that others got then; None where it was that one.
+
+        The one that others got is that which answered most requests of the quarter-hour, from its first answer in it to
+        its last. So a canary is on trial, and what answered before a deploy or behind it is not.
+
+        Args:
+            bundle_ids_R: That answered.
+            times_us_R: int64, of the requests, which are in this pane.
+
+        >>> ids, times_us = ["a", "c", "a", "b"], MINUTE_US * np.arange(4)
+        >>> served = pa.table({"served_bundle_id": ids, "served_correction_id": pa.nulls(4, pa.string())})
+        >>> VersionPane.of(served, times_us).trials(ids, times_us)
+        [None, 'c', None, None]
+        """
+        if pc.count_distinct(self.table["bundle_id"]).as_py() < 2:
+            return [None] * len(bundle_ids_R)
+        ticks = pc.divide(pc.multiply(self.table["minute"], MINUTE_US), TICK_US)
+        grouped = pa.table([ticks, *self.table.columns], ["tick", *self.table.column_names])
+        grouped = grouped.group_by(["tick", "bundle_id"], use_threads=False).aggregate(
+            [("num_requests", "sum"), ("minute", "min"), ("minute", "max")]
+        )
+        order = [("num_requests_sum", "ascending"), ("bundle_id", "descending")]
+        most = {row["tick"]: row for row in grouped.sort_by(order).to_pylist()}
+        found: list[str | None] = []
+        for bundle_id, time_us in zip(bundle_ids_R, times_us_R.tolist(), strict=True):
+            main = most.get(time_us // TICK_US)
+            is_beside = main is not None and main["minute_min"] <= time_us // MINUTE_US <= main["minute_max"]
+            found.append(bundle_id if is_beside and main is not None and bundle_id != main["bundle_id"] else None)
+        return found
 
     def spans(self) -> tuple[VersionSpan, ...]:
         """Of each bundle, and of each correction, by their first request; the time without a correction is none."""

@@ -1,7 +1,8 @@
-"""All that watching keeps, in one file: panes, outcomes, who answered, what waits for labels, how far it has read."""
+"""All that watching keeps, in one file: panes, outcomes, those of trials, who answered, what waits, how far it read."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Final, Self, final
 
@@ -22,7 +23,7 @@ from rankwell.schema import Schema
 
 __all__ = ["WatchCounts", "kept_positions"]
 
-_VERSION: Final = "2"
+_VERSION: Final = "3"
 _HEAD: Final = pa.schema({"log": pa.string(), "position": pa.string()})
 _WRITTEN: Final = pa.ipc.IpcWriteOptions(compression="lz4")
 """Most counts are 0: a seventh of the size, in the same time."""
@@ -61,6 +62,8 @@ class WatchCounts:
         ahead_s: float = 60.0,
     ) -> None:
         self.pane, self.outcomes, self.versions = Pane.nothing(layout), OutcomePane.nothing(action), VersionPane()
+        self.trials: dict[str, OutcomePane] = {}
+        """What became of the requests that bundles on trial answered, by their ids: they are not in `outcomes`."""
         self.positions: dict[str, str] = {}
         """How far each log was read, as its reader writes it down."""
         self.settled_us = 0
@@ -101,9 +104,15 @@ class WatchCounts:
         settling = self.pending.settling(
             now_us=now_us, stepped_us=self._stepped_us, settled_us=self.settled_us, keep_us=self._keep_us
         )
-        self.outcomes = self.outcomes + self.pending.settled(
-            now_us=now_us, from_us=settling.from_us, reported_until_us=settling.reported_until_us
+        outcomes, trials = self.pending.settled_apart(
+            self.versions, now_us=now_us, from_us=settling.from_us, reported_until_us=settling.reported_until_us
         )
+        self.outcomes = self.outcomes + outcomes
+        nothing = OutcomePane.nothing(self.outcomes.action)
+        self.trials = {
+            bundle_id: self.trials.get(bundle_id, nothing) + trials.get(bundle_id, nothing)
+            for bundle_id in sorted({*self.trials, *trials})
+        }
         self.reported_until_us, self.settled_us = settling.reported_until_us, settling.settled_us
         self._stepped_us = now_us
         oldest_us = (now_us - self._keep_us) // MINUTE_US * MINUTE_US
@@ -111,6 +120,8 @@ class WatchCounts:
         fine_us = (now_us - _FINE_US) // TICK_US * TICK_US
         self.pane = self.pane.between(oldest_us, until_us).coarsened(fine_us, TICK_US)
         self.outcomes = self.outcomes.between(oldest_us, until_us).coarsened(fine_us, TICK_US)
+        kept = {trial: pane.between(oldest_us, until_us) for trial, pane in self.trials.items()}
+        self.trials = {trial: pane.coarsened(fine_us, TICK_US) for trial, pane in kept.items() if len(pane)}
         self.versions = self.versions.between(oldest_us, until_us)
 
     def write(self, path: str | Path) -> None:
@@ -123,10 +134,12 @@ class WatchCounts:
         names = list(self.positions)
         head = pa.table({"log": names, "position": list(self.positions.values())}, _HEAD)
         times = {b"settled_us": str(self.settled_us), b"stepped_us": str(self._stepped_us)}
-        head = head.replace_schema_metadata({b"rankwell.watch_version": _VERSION, **times})
+        names_of_trials = json.dumps(list(self.trials)).encode()
+        head = head.replace_schema_metadata({b"rankwell.watch_version": _VERSION, **times, b"trials": names_of_trials})
         with AtomicFile(path) as file:
             panes = pane_table(self.pane), outcomes_table(self.outcomes), self.versions.table
-            for table in (head, *panes, requests, actions):
+            trials = [outcomes_table(pane) for pane in self.trials.values()]
+            for table in (head, *panes, requests, actions, *trials):
                 with pa.ipc.new_stream(file, table.schema, options=_WRITTEN) as writer:
                     writer.write_table(table)
 
@@ -142,6 +155,7 @@ class WatchCounts:
             head = _head_of(data)
             metadata = head.schema.metadata
             pane, outcomes, versions, requests, actions = (pa.ipc.open_stream(data).read_all() for _ in range(5))
+            trials = {trial: pa.ipc.open_stream(data).read_all() for trial in json.loads(metadata[b"trials"])}
             settled_us, stepped_us = int(metadata[b"settled_us"]), int(metadata[b"stepped_us"])
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise _no_checkpoint(path, str(error)) from error
@@ -150,6 +164,7 @@ class WatchCounts:
             raise _no_checkpoint(path, "counts of another layout or action")
         self.pane, self.outcomes = read_pane, read_outcomes
         self.versions = VersionPane.from_table(versions, file=str(path))
+        self.trials = {trial: outcomes_from_table(table, file=str(path)) for trial, table in trials.items()}
         self.settled_us, self._stepped_us = settled_us, stepped_us
         self.positions = _positions_of(head)
         self.pending.with_tables(*(table if table.num_columns else None for table in (requests, actions)))
