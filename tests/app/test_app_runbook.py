@@ -35,12 +35,23 @@ def test_it_has_the_numbers_of_the_incident() -> None:
     assert "{" not in text
 
 
-@pytest.mark.parametrize("kind", ["bundle", "correction", "upstream", "unwatched", "labels", "world"])
+@pytest.mark.parametrize("kind", ["trial", "bundle", "correction", "upstream", "unwatched", "labels", "world"])
 def test_each_suspect_has_its_advice(kind: str) -> None:
     suspect = Suspect(kind, example.NOW_US, "something | happened")  # type: ignore[arg-type]
     text = runbook(REPORT, replace(example.explanation(), suspects=(suspect,)))
     assert "something \\| happened.\n   " in text
     assert len(text.split("something")[1].split("##")[0]) > 80
+
+
+def test_of_a_bundle_on_trial_it_tells_what_that_answered_and_how_to_end_it() -> None:
+    why = example.explanation()
+    off = example.reading("calibration_trial", "click of fedcba9876543210", 7, 30.0, 9.0)
+    suspect = Suspect("trial", example.NOW_US, "bundle fedcba9876543210 is off")
+    text = runbook(REPORT, replace(why, causes=(Cause(off, 1.0, 3.3),), suspects=(suspect,)), deployed=Path("out/live"))
+    assert "`rankwell deploy out/live CURRENT`" in text
+    assert "rollback out/live" not in text
+    assert "Of what bundle fedcba9876543210 answered, which is on trial." in text
+    assert "| request | at | item | position | p | charged | bundle |\n|---|---|---|---|---|---|---|\n| 5 |" in text
 
 
 def test_without_requests_labels_correction_or_servers() -> None:

@@ -178,8 +178,11 @@ def test_a_bundle_on_trial_that_is_off_is_named_once_before_features() -> None:
     trials = [
         alarm(f"click of {'f' * 16}", segment, name="calibration_trial", start_us=ONSET_US) for segment in (0, 1)
     ]  # fmt: skip
-    found = told(counts(moved="years"), *trials, alarm("years", value=0.2))
-    assert [suspect.kind for suspect in found.suspects] == ["bundle", "upstream"]
+    made = counts(moved="years", ratios={1: 1.0})
+    made.trials["f" * 16] = counts(ratios={1: 0.5}).outcomes
+    found = told(made, *trials, alarm("years", value=0.2))
+    assert [(one.observed, round(one.expected)) for one in found.outcomes] == [(0, 0), (200, 400)], "of the trial"
+    assert [suspect.kind for suspect in found.suspects] == ["trial", "upstream"]
     assert found.suspects[0].what.startswith(f"bundle {'f' * 16} answers beside the current one, on trial")
     assert found.since_us == ONSET_US
 

@@ -220,4 +220,7 @@ def test_a_canary_that_is_off_is_accused_itself_and_the_bundle_beside_it_is_not_
     assert view.trials[ids[1]].sums("served", [1]).ratio_G[0] > 1.4, "expected over seen"
     why = view.report.explanation
     assert why is not None
-    assert any(suspect.kind == "bundle" and ids[1] in suspect.what for suspect in why.suspects)
+    write_log(log, num_ticks=29, first_tick=22, per_tick=40, bundle_id=ids[0])
+    later = looked(log, [], deployed=root, mode="act", now_us=after(29))
+    assert not any(run.name == "calibration_trial" for run in later.standing), "the trial is over"
+    assert any(suspect.kind == "trial" and ids[1] in suspect.what for suspect in why.suspects)

@@ -170,27 +170,27 @@ def test_a_request_is_counted_when_its_window_has_closed_and_late_ones_have_come
 
 
 def test_what_bundles_on_trial_answered_is_apart_and_nothing_is_lost() -> None:
-    requests = _requests(*((number, number, [1, 2]) for number in range(9)))
+    requests = _requests(*((number, number * 60, [1, 2]) for number in range(9)))
     bundles = pa.array(["a", "a", "c", "a", "d", "a", "c", "a", "a"])
     requests = requests.set_column(requests.column_names.index("served_bundle_id"), "served_bundle_id", bundles)
     versions = VersionPane.of(
-        requests.append_column("served_correction_id", pa.nulls(9, pa.string())), np.arange(9) * S_US
+        requests.append_column("served_correction_id", pa.nulls(9, pa.string())), np.arange(9) * 60 * S_US
     )
-    clicks = _clicks((2, 1, 9), (3, 2, 9), (4, 2, 9))
+    clicks = _clicks((2, 1, 129), (3, 2, 189), (4, 2, 249))
     together, apart = PendingOutcomes(SCHEMA, "click", LEVEL), PendingOutcomes(SCHEMA, "click", LEVEL)
     for pending in (together, apart):
         pending.add(requests)
         pending.add_actions(clicks)
-    outcomes, trials = apart.settled_apart(versions, now_us=100 * S_US)
+    outcomes, trials = apart.settled_apart(versions, now_us=1_000 * S_US)
     assert {trial: pane.sums("served", [1, 2]).observed_G.tolist() for trial, pane in trials.items()} == {
         "c": [1.0, 0.0], "d": [0.0, 1.0],
     }  # fmt: skip
     assert outcomes.sums("served", [1, 2]).observed_G.tolist() == [0.0, 1.0]
-    whole = together.settled(now_us=100 * S_US)
+    whole = together.settled(now_us=1_000 * S_US)
     parts = outcomes + trials["c"] + trials["d"]
     np.testing.assert_allclose(parts.sums_NV6, whole.sums_NV6)
     assert apart.num_pending == 0
-    assert apart.settled_apart(versions, now_us=100 * S_US)[1] == {}
+    assert apart.settled_apart(versions, now_us=1_000 * S_US)[1] == {}
 
 
 def test_actions_count_once_in_any_order_and_before_their_requests() -> None:

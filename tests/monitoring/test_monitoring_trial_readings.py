@@ -55,6 +55,11 @@ def test_a_canary_that_is_right_is_left_in_peace() -> None:
 
 def test_trials_that_are_over_or_were_none_say_nothing() -> None:
     assert trial_readings(WATCH, {}, [3, 7], settled_us=DAY_US) == []
-    over = drawn(10, 3.0, seed=1)
-    assert trial_readings(WATCH, {"c0": over, "c1": OutcomePane.nothing("click")}, [3, 7], settled_us=2 * DAY_US) == []
-    assert trial_readings(WATCH, {"c0": over}, [5], settled_us=DAY_US) == [], "none of its rows are watched"
+    ended = {"c0": drawn(40, 3.0, seed=1), "c1": OutcomePane.nothing("click")}
+    assert any(reading.is_alarm for reading in trial_readings(WATCH, ended, [3, 7], settled_us=DAY_US))
+    hour_us = 4 * TICK_US
+    assert trial_readings(WATCH, ended, [3, 7], settled_us=DAY_US + hour_us) == []
+    last = trial_readings(WATCH, ended, [3, 7], settled_us=DAY_US + hour_us - TICK_US)
+    assert [reading.segment for reading in last if reading.is_alarm] == [7]
+    other = trial_readings(WATCH, ended, [5], settled_us=DAY_US)
+    assert not any(reading.is_alarm for reading in other), "none of its rows are of that segment"

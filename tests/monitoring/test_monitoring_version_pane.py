@@ -26,14 +26,17 @@ def answered(minutes: list[str]) -> VersionPane:
     ("minutes", "trials"),
     [
         (["aa", "aa"], []),
-        (["aac", "aa", "aca"], [(0, "c"), (2, "c")]),  # a canary
-        (["ac", "ac", "ac", "c", "c", "c"], [(0, "a"), (1, "a"), (2, "a")]),  # it took over: by the quarter-hour
+        (["aac", "aa", "aca", "a"], [(2, "c")]),  # a canary, and what came before the other's first
+        (["ac", "a", "ac"] + ["c"] * 20, [(1, "a"), (2, "a")]),  # it takes over, and answers more by and by
         (["aa", "aa", "bb"], []),  # a deploy
-        (["a", "ab", "b", "b"], [(1, "a")]),  # in the midst of a minute
-        (["aa", "aa", "aa", "b", "aa"], [(3, "b")]),  # and back, within the quarter-hour
-        (["aa", "bbca", "bb"], [(1, "c"), (1, "a")]),
-        ([""] * 14 + ["a", "c", "", "cc", "c"], []),  # two quarter-hours
-        (["c" * 3 + "a" * 4] * 20, [(minute, "c") for minute in range(20) for _ in range(3)]),
+        (["aaa", "aab", "bbb"], []),  # in the midst of a minute
+        (["a"] * 20 + ["b"] + ["a"] * 20, [(20, "b")]),  # and back, within the quarter-hour
+        (["a"] * 20 + ["b"] * 40 + ["a"] * 20, []),  # and back
+        (["aa", "bbca", "bb"], []),  # nothing of b stands before it
+        (["aa", "bb", "bbca", "bb"], [(2, "c"), (2, "a")]),
+        (["a", "c", "", "c", "", "", "a", "a"], [(1, "c"), (3, "c")]),  # hardly a request a minute
+        (["a", "c"] + [""] * 20 + ["a"] * 9, []),
+        (["c" * 3 + "a" * 4] * 20, [(minute, "c") for minute in range(1, 19) for _ in range(3)]),
     ],
 )  # fmt: skip
 def test_a_bundle_is_on_trial_while_another_answers_more(minutes: list[str], trials: list[tuple[int, str]]) -> None:
@@ -44,8 +47,8 @@ def test_a_bundle_is_on_trial_while_another_answers_more(minutes: list[str], tri
 
 
 def test_who_is_unknown_is_on_no_trial() -> None:
-    pane = answered(["aab"])
-    assert pane.trials([None, "b"], np.array([0, 0])) == [None, "b"]
+    pane = answered(["aa", "aab", "aa"])
+    assert pane.trials([None, "b"], np.array([MINUTE_US] * 2)) == [None, "b"]
     assert pane.trials(["b"], np.array([60 * MINUTE_US])) == [None], "nobody answered then"
     assert VersionPane().trials(["a"], np.array([0])) == [None]
     assert pane.trials([], np.zeros(0, np.int64)) == []
@@ -60,7 +63,10 @@ def test_who_is_unknown_is_on_no_trial() -> None:
         (["aa", "aab", "bb"], 2),  # the minute of the change is the other's
         (["aa", "abb", "bb"], 2),  # or nobody's
         (["aa", "ab", "bb"], 2),
-        (["bb", "aa", "bb", "bb"], 2),  # it came back
+        (["bb", "aa", "bb", "bb"], 0),  # for a minute another answered
+        (["b"] * 20 + ["a"] * 20 + ["b"] * 5, 40),  # it came back
+        (["bba", "b", "ba", "b"], 1),  # a canary once a bundle stands on both sides
+        (["b", "a", "b", "", "ba", "b"], 0),  # hardly a request a minute
         (["aa", "", "", "bb"], 1),
         (["aa", "bbba", "bbba", "bbba"], 2),  # a canary beside it
         (["bb", "aa"], 2),  # it has not answered since

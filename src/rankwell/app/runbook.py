@@ -17,6 +17,7 @@ from rankwell.data.atomic_file import AtomicFile
 from rankwell.mitigation.explanation import Explanation
 from rankwell.mitigation.watch_round import RoundReport
 from rankwell.mitigation.watch_view import WatchView, segment_text
+from rankwell.monitoring.trial_readings import bundle_on_trial
 from rankwell.serving.correction import Correction
 
 __all__ = ["RunbookSink", "runbook"]
@@ -24,6 +25,7 @@ __all__ = ["RunbookSink", "runbook"]
 _LOG: Final = logging.getLogger("rankwell.watching")
 _FEW_ROWS: Final = 100
 _NAMES: Final = {
+    "trial": "A bundle on trial",
     "bundle": "Another bundle",
     "correction": "A correction",
     "upstream": "A feature, before any model saw it",
@@ -32,6 +34,8 @@ _NAMES: Final = {
     "world": "The world",
 }
 _ADVICE: Final = {
+    "trial": "Deploy the bundle that answers again, `{end_trial}`, and the trial is over; members get what they got "
+    "before. A rollback would take the current bundle away, too.",
     "bundle": "Rank the requests below with both (`Ranker(PATH).rank(request)`); if it is the new one: `{rollback}`.",
     "correction": "Read its reason; one that did harm is ended by removing `corrections.json`, or by the kill switch.",
     "upstream": "Ask whose pipeline writes it what changed: units, a default, a join. No offset mends a feature: "
@@ -59,7 +63,8 @@ def runbook(
     """
     first, feature = explanation.causes[0], explanation.feature
     where = segment_text(feature, first.segment)
-    rollback = f"rankwell rollback {deployed or 'ROOT'}"
+    root, trial = deployed or "ROOT", bundle_on_trial(first.reading)
+    commands = {"rollback": f"rankwell rollback {root}", "end_trial": f"rankwell deploy {root} CURRENT"}
     return _template().render(
         title=f"{where}: {first.column}",
         action=explanation.action,
@@ -73,7 +78,8 @@ def runbook(
         num_readings=len(report.readings),
         suspects=explanation.suspects,
         names=_NAMES,
-        advice=_filled(rollback),
+        advice=_filled(commands),
+        trial=trial,
         outcomes=explanation.outcomes,
         is_since=explanation.since_us < explanation.settled_us,
         requests=explanation.requests,
@@ -121,8 +127,8 @@ class RunbookSink:
         """See `AlarmSink`."""
 
 
-def _filled(rollback: str) -> Mapping[str, str]:
-    return {kind: text.format(rollback=rollback) if "{" in text else text for kind, text in _ADVICE.items()}
+def _filled(commands: Mapping[str, str]) -> Mapping[str, str]:
+    return {kind: text.format_map(commands) if "{" in text else text for kind, text in _ADVICE.items()}
 
 
 @lru_cache

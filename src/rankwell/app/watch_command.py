@@ -174,8 +174,10 @@ def _baseline(days_off: list[DayOff] | None, utc_offset_h: float) -> HeldDays:
     utc_offset_s = round(3600 * utc_offset_h)
     if days_off is None:
         return HeldDays(utc_offset_s=utc_offset_s)
-    if DayOff.NONE in days_off and len(days_off) > 1:
-        raise MonitoringError("days are off and none is", found=list(days_off), do="leave out --day-off none")
+    if DayOff.NONE in days_off and len({*days_off}) > 1:
+        raise MonitoringError(
+            "days are off and none is", found=[day.value for day in days_off], do="leave out --day-off none"
+        )
     week = list(DayOff)
     return HeldDays(
         days_off=tuple(week.index(day) for day in days_off if day is not DayOff.NONE), utc_offset_s=utc_offset_s

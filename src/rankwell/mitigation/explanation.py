@@ -17,6 +17,7 @@ from rankwell.mitigation.requests_to_look_at import RequestToLookAt
 from rankwell.monitoring.alarm_runs import AlarmRun
 from rankwell.monitoring.causes import Cause, ranked_causes
 from rankwell.monitoring.onset import onset_us
+from rankwell.monitoring.outcome_pane import OutcomePane
 from rankwell.monitoring.pane import MINUTE_US
 from rankwell.monitoring.reading import Reading
 from rankwell.monitoring.report_gap import REPORT_DELAY
@@ -27,7 +28,7 @@ from rankwell.monitoring.watch_counts import WatchCounts
 
 __all__ = ["Explanation", "SegmentOutcome", "Suspect", "explained", "of_latest_incident", "own_doing_last"]
 
-SuspectKind = Literal["bundle", "correction", "upstream", "unwatched", "labels", "world"]
+SuspectKind = Literal["trial", "bundle", "correction", "upstream", "unwatched", "labels", "world"]
 
 _MOST_CAUSES: Final = 8
 _ONE_INCIDENT_US: Final = 24 * TICK_US
@@ -45,9 +46,10 @@ class Suspect:
     """Something that happened, or must have.
 
     Args:
-        kind: "bundle": another one began to answer · "correction": one began or ended · "upstream": a feature changed
-            before any model saw it · "unwatched": scores moved, and nothing that is watched did · "labels": clicks are
-            late or lost · "world": people do otherwise than they did.
+        kind: "trial": a bundle beside the current one is off · "bundle": another one began to answer · "correction": one
+            began or ended · "upstream": a feature changed before any model saw it · "unwatched": scores moved, and
+            nothing that is watched did · "labels": clicks are late or lost · "world": people do otherwise than they
+            did.
         at_us: When, UTC microseconds.
         what: In words.
     """
@@ -92,7 +94,7 @@ class Explanation:
         since_us: Since when the first cause is what it is.
         causes: The likeliest first, eight at most.
         suspects: What is to be asked about, the likeliest first; one at least.
-        outcomes: By segment.
+        outcomes: By segment: of the bundle that answers, or of the one on trial whose calibration the first cause is.
         requests: A few to look at, those that cost most first.
     """
 
@@ -143,10 +145,12 @@ def explained(
         return None
     began = {cause: _began_us(cause, counts, window_end_us) for cause in causes}
     since_us = began[causes[0]]
-    outcomes = _outcomes(counts, segments, since_us)
+    trial = bundle_on_trial(causes[0].reading)
+    answered = counts.outcomes if trial is None else counts.trials.get(trial, counts.outcomes)
+    outcomes = _outcomes(answered, counts.settled_us, segments, since_us)
     suspects = [
         *_strangers(counts.versions, known_bundles, since_us),
-        *_trials(causes, began),
+        *_trials(ranked),
         *(_versions(counts.versions, since_us) if any(map(_is_scored, causes)) else ()),
         *_upstream(causes, began),
         *_unreported(readings, counts.outcomes.action),
@@ -210,11 +214,13 @@ def _began_us(cause: Cause, counts: WatchCounts, window_end_us: int) -> int:
     return reading.window_start_us if found_us is None else found_us
 
 
-def _outcomes(counts: WatchCounts, segments: Sequence[int], since_us: int) -> tuple[SegmentOutcome, ...]:
+def _outcomes(
+    outcomes: OutcomePane, settled_us: int, segments: Sequence[int], since_us: int
+) -> tuple[SegmentOutcome, ...]:
     """Since the onset, or of the newest hour where no label since then is known yet."""
-    until_us = counts.settled_us // MINUTE_US * MINUTE_US
+    until_us = settled_us // MINUTE_US * MINUTE_US
     from_us = since_us if since_us < until_us else until_us - 4 * TICK_US
-    pane = counts.outcomes.between(from_us, until_us)
+    pane = outcomes.between(from_us, until_us)
     sums, spend_G = pane.sums("served", segments), pane.spend_micros(segments)
     rows = zip(segments, sums.observed_G, sums.predicted_G, spend_G, strict=True)
     return tuple(SegmentOutcome(s, float(seen), float(expected), int(spent)) for s, seen, expected, spent in rows)
@@ -229,7 +235,7 @@ def _strangers(versions: VersionPane, known: frozenset[str] | None, since_us: in
             )  # fmt: skip
 
 
-def _trials(causes: Sequence[Cause], began: Mapping[Cause, int]) -> Iterable[Suspect]:
+def _trials(causes: Sequence[Cause]) -> Iterable[Suspect]:
     """Each bundle once, as its worst segment shows it."""
     named: set[str] = set()
     for cause in causes:
@@ -237,7 +243,7 @@ def _trials(causes: Sequence[Cause], began: Mapping[Cause, int]) -> Iterable[Sus
         if bundle_id is not None and bundle_id not in named:
             named.add(bundle_id)
             what = "answers beside the current one, on trial, and people do otherwise than it says: end the trial"
-            yield Suspect("bundle", began[cause], f"bundle {bundle_id} {what}")
+            yield Suspect("trial", cause.reading.window_start_us, f"bundle {bundle_id} {what}")
 
 
 def _versions(versions: VersionPane, since_us: int) -> Iterable[Suspect]:

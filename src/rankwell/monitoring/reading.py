@@ -14,8 +14,10 @@ class Reading:
     """What a window of time says of one column, or of one action's calibration, in one segment.
 
     Args:
-        name: The statistic: "psi", "mean_shift", "rate", "calibration_served", "silence"; "kl", which raises no alarm.
-        column: What was looked at: a feature, "served_logit_click", or the action of a calibration.
+        name: The statistic: "psi", "mean_shift", "rate", "calibration_served", "calibration_trial",
+            "silence"; "kl", which raises no alarm.
+        column: What was looked at: a feature, "served_logit_click", the action of a calibration, or
+            "click of BUNDLE" of one on trial.
         segment: A value of the layout's segments, or `OTHER`, `NEVER_SEEN`, `MISSING`; `ALL_ROWS` of all together.
         value: The statistic; of a calibration detector the logarithm of its evidence. NaN where there was nothing to
             look at.

@@ -12,17 +12,21 @@ from typing import Final
 from rankwell.monitoring.calibration_watch import CalibrationWatch, sums_of_day
 from rankwell.monitoring.outcome_pane import OutcomePane
 from rankwell.monitoring.reading import Reading
+from rankwell.monitoring.tick_history import TICK_US
 
 __all__ = ["TRIAL", "bundle_on_trial", "trial_readings"]
 
 TRIAL: Final = "calibration_trial"
 _OF: Final = " of "
+_GOES_ON_US: Final = 4 * TICK_US
 
 
 def trial_readings(
     watch: CalibrationWatch, trials: Mapping[str, OutcomePane], segments: Sequence[int], *, settled_us: int
 ) -> list[Reading]:
-    """One for each bundle that answered on trial within the last day, and segment.
+    """One for each bundle that answered on trial within the last hour of outcomes, and segment.
+
+    Quarter-hours without answers take nothing from the evidence of those before: a trial that is over has no readings.
 
     Each bundle has the watch's promise to itself: false alarms of trials come on top of the others, while there are
     trials.
@@ -39,8 +43,8 @@ def trial_readings(
     alone = replace(watch, num_series=len(segments))
     readings: list[Reading] = []
     for bundle_id, outcomes in trials.items():
-        sums_T = sums_of_day(outcomes, "served", segments, settled_us)
-        if any(sums.num_requests_G.any() for sums in sums_T):
+        if len(outcomes.between(settled_us - _GOES_ON_US, settled_us)):
+            sums_T = sums_of_day(outcomes, "served", segments, settled_us)
             readings += alone.readings(
                 sums_T, action=f"{outcomes.action}{_OF}{bundle_id}", view="served", segments=segments, now_us=settled_us
             )

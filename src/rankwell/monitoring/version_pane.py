@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from rankwell.errors import MonitoringError
 from rankwell.monitoring.pane import MINUTE_US
-from rankwell.monitoring.tick_history import TICK_US
 
 __all__ = ["VersionPane", "VersionSpan"]
 
 _COLUMNS: Final = pa.schema(
     {"minute": pa.int64(), "bundle_id": pa.string(), "correction_id": pa.string(), "num_requests": pa.int64()}
 )
+_NEAR: Final = 15
+"""Minutes on both sides, within which two bundles that answer do so side by side."""
 _KEYS: Final = ["minute", "bundle_id", "correction_id"]
 
 
@@ -43,6 +44,23 @@ class VersionSpan:
     first_us: int
     last_us: int
     num_requests: int
+
+
+@final
+class _Answers:
+    """What one bundle answered: minutes, ascending, and how many in each."""
+
+    def __init__(self, minutes_M: NDArray[np.int64], num_M: NDArray[np.int64]) -> None:
+        self.minutes_M = minutes_M
+        self._before_M = np.concatenate([[0], np.cumsum(num_M)])
+
+    def num(self, minutes_Q: NDArray[np.int64], first: int, last: int) -> NDArray[np.int64]:
+        """How many in [minute + first, minute + last] of each minute."""
+        until_Q = np.searchsorted(self.minutes_M, minutes_Q + last, side="right")
+        return np.asarray(self._before_M[until_Q] - self._before_M[np.searchsorted(self.minutes_M, minutes_Q + first)])
+
+
+_NOTHING: Final = _Answers(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 @final
@@ -91,10 +109,10 @@ class VersionPane:
         )
 
     def answers_since_us(self, bundle_id: str) -> int:
-        """The minute from which on this bundle has answered most requests; 0 where that is all there are.
+        """The minute from which on requests are this bundle's, but for those of bundles on trial; 0: all there are.
 
-        A canary beside it does not count as long as it answers fewer, and a bundle that came back answers since then.
-        The minute of the change itself, in which others answered too, is left out.
+        What another answered counts unless this one answered more within a quarter-hour of it on both sides, and on
+        both sides of it. The minute of a change, in which both answered, is left out.
 
         Args:
             bundle_id: Of the bundle that answers now.
@@ -102,25 +120,24 @@ class VersionPane:
         >>> served = pa.table({"served_bundle_id": ["b", "a", "b"], "served_correction_id": pa.nulls(3, pa.string())})
         >>> pane = VersionPane.of(served, np.array([0, 61_000_000, 122_000_000]))
         >>> pane.answers_since_us("b"), pane.answers_since_us("a"), VersionPane().answers_since_us("b")
-        (120000000, 180000000, 0)
+        (0, 180000000, 0)
         """
-        minutes_N = self.table["minute"].to_numpy()
-        is_own_N = pc.equal(self.table["bundle_id"], bundle_id).fill_null(False).to_numpy(zero_copy_only=False)
-        minutes_M, minute_N = np.unique(minutes_N, return_inverse=True)
-        signed_N = np.where(is_own_N, 1, -1) * self.table["num_requests"].to_numpy()
-        more_M = np.bincount(minute_N.reshape(-1), signed_N, minlength=len(minutes_M))
-        others_M = minutes_M[more_M <= 0]
-        if not len(others_M):
-            return 0
-        first = int(others_M[-1]) + 1
-        has_others = bool((~is_own_N & (minutes_N == first)).any())
-        return (first + has_others) * MINUTE_US
+        answers = self._answers()
+        own = answers.pop(bundle_id, _NOTHING)
+        since = 0
+        for other in answers.values():
+            minutes_M = other.minutes_M
+            is_more_M = own.num(minutes_M, -_NEAR, _NEAR) > other.num(minutes_M, -_NEAR, _NEAR)
+            is_around_M = (own.num(minutes_M, -_NEAR, -1) > 0) & (own.num(minutes_M, 0, _NEAR) > 0)
+            since = max(since, int((minutes_M[~(is_more_M & is_around_M)] + 1).max(initial=0)))
+        return since * MINUTE_US
 
     def trials(self, bundle_ids_R: Sequence[str | None], times_us_R: NDArray[np.int64]) -> list[str | None]:
         """Of each request the bundle that answered it beside the one that others got then; None where it was that one.
 
-        The one that others got is that which answered most requests of the quarter-hour, from its first answer in it to
-        its last. So a canary is on trial, and what answered before a deploy or behind it is not.
+        The one that others got is that which answered most within a quarter-hour on both sides, if it did so before
+        that minute and behind it. So a canary is on trial as long as its share is below half, and what answered before
+        a deploy, or behind it, is not.
 
         Args:
             bundle_ids_R: That answered.
@@ -131,21 +148,26 @@ class VersionPane:
         >>> VersionPane.of(served, times_us).trials(ids, times_us)
         [None, 'c', None, None]
         """
-        if pc.count_distinct(self.table["bundle_id"]).as_py() < 2:
-            return [None] * len(bundle_ids_R)
-        ticks = pc.divide(pc.multiply(self.table["minute"], MINUTE_US), TICK_US)
-        grouped = pa.table([ticks, *self.table.columns], ["tick", *self.table.column_names])
-        grouped = grouped.group_by(["tick", "bundle_id"], use_threads=False).aggregate(
-            [("num_requests", "sum"), ("minute", "min"), ("minute", "max")]
+        minutes_Q, place_R = np.unique(times_us_R // MINUTE_US, return_inverse=True)
+        if not len(minutes_Q):
+            return []
+        near_us = _NEAR * MINUTE_US
+        nearby = self.between(int(times_us_R.min()) // MINUTE_US * MINUTE_US - near_us, int(times_us_R.max()) + near_us)
+        answers = nearby._answers()
+        if len(answers) < 2:
+            return [None] * len(place_R)
+        num_BQ, before_BQ, behind_BQ = (
+            np.stack([one.num(minutes_Q, *around) for one in answers.values()])
+            for around in ((-_NEAR, _NEAR), (-_NEAR, -1), (1, _NEAR))
         )
-        order = [("num_requests_sum", "ascending"), ("bundle_id", "descending")]
-        most = {row["tick"]: row for row in grouped.sort_by(order).to_pylist()}
-        found: list[str | None] = []
-        for bundle_id, time_us in zip(bundle_ids_R, times_us_R.tolist(), strict=True):
-            main = most.get(time_us // TICK_US)
-            is_beside = main is not None and main["minute_min"] <= time_us // MINUTE_US <= main["minute_max"]
-            found.append(bundle_id if is_beside and main is not None and bundle_id != main["bundle_id"] else None)
-        return found
+        most_Q = num_BQ.argmax(axis=0)
+        is_around_Q = np.take_along_axis((before_BQ > 0) & (behind_BQ > 0), most_Q[None], axis=0)[0]
+        ids = list(answers)
+        main_Q = [ids[most] if is_around else None for most, is_around in zip(most_Q, is_around_Q, strict=True)]
+        return [
+            None if main_Q[q] is None or main_Q[q] == bundle_id else bundle_id
+            for bundle_id, q in zip(bundle_ids_R, place_R.reshape(-1).tolist(), strict=True)
+        ]
 
     def spans(self) -> tuple[VersionSpan, ...]:
         """Of each bundle, and of each correction, by their first request; the time without a correction is none."""
@@ -175,6 +197,13 @@ class VersionPane:
                 kind, row[f"{kind}_id"], row["minute_min"] * MINUTE_US, row["minute_max"] * MINUTE_US,
                 row["num_requests_sum"],
             )  # fmt: skip
+
+    def _answers(self) -> dict[str, _Answers]:
+        """By bundle, in the order of their ids; those whose bundle is unknown are left out."""
+        known = self.table.filter(pc.is_valid(self.table["bundle_id"]))
+        ids_N = known["bundle_id"].to_numpy(zero_copy_only=False).astype(str)
+        minutes_N, num_N = known["minute"].to_numpy(), known["num_requests"].to_numpy()
+        return {str(one): _Answers(minutes_N[ids_N == one], num_N[ids_N == one]) for one in np.unique(ids_N)}
 
     @classmethod
     def _summed(cls, columns: list[Any]) -> Self:

@@ -63,7 +63,8 @@ class WatchCounts:
     ) -> None:
         self.pane, self.outcomes, self.versions = Pane.nothing(layout), OutcomePane.nothing(action), VersionPane()
         self.trials: dict[str, OutcomePane] = {}
-        """What became of the requests that bundles on trial answered, by their ids: they are not in `outcomes`."""
+        """What became of the requests that bundles on trial answered in the last day and a little, by the bundles' ids:
+        they are not in `outcomes`."""
         self.positions: dict[str, str] = {}
         """How far each log was read, as its reader writes it down."""
         self.settled_us = 0
@@ -120,8 +121,8 @@ class WatchCounts:
         fine_us = (now_us - _FINE_US) // TICK_US * TICK_US
         self.pane = self.pane.between(oldest_us, until_us).coarsened(fine_us, TICK_US)
         self.outcomes = self.outcomes.between(oldest_us, until_us).coarsened(fine_us, TICK_US)
-        kept = {trial: pane.between(oldest_us, until_us) for trial, pane in self.trials.items()}
-        self.trials = {trial: pane.coarsened(fine_us, TICK_US) for trial, pane in kept.items() if len(pane)}
+        kept = {trial: pane.between(fine_us, until_us) for trial, pane in self.trials.items()}
+        self.trials = {trial: pane for trial, pane in kept.items() if len(pane)}
         self.versions = self.versions.between(oldest_us, until_us)
 
     def write(self, path: str | Path) -> None:
