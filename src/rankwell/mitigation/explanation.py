@@ -46,8 +46,8 @@ class Suspect:
     """Something that happened, or must have.
 
     Args:
-        kind: "trial": a bundle beside the current one is off · "bundle": another one began to answer · "correction": one
-            began or ended · "upstream": a feature changed before any model saw it · "unwatched": scores moved, and
+        kind: "trial": a bundle beside the current one is off · "bundle": another one began to answer · "correction":
+            one began or ended · "upstream": a feature changed before any model saw it · "unwatched": scores moved, and
             nothing that is watched did · "labels": clicks are late or lost · "world": people do otherwise than they
             did.
         at_us: When, UTC microseconds.
