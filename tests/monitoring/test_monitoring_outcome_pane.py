@@ -158,12 +158,12 @@ def test_a_request_is_counted_when_its_window_has_closed_and_late_ones_have_come
     pending = PendingOutcomes(SCHEMA, "click", LEVEL, late_s=10)
     pending.add(_requests((1, 0, [1, 2]), (2, 30, [1, 7])))
     pending.add_actions(_clicks((1, 2, 59), (2, 1, 40), (2, 2, 95)))  # the last came after its window
-    early = pending.settled(now_us=70 * S_US)
+    early = pending.settled(VersionPane(), now_us=70 * S_US)[0]
     assert len(early) == 0, "a click that is there says nothing before its absence would"
-    first = pending.settled(now_us=71 * S_US)
+    first = pending.settled(VersionPane(), now_us=71 * S_US)[0]
     assert first.sums("served", [1, 2]).observed_G.tolist() == [0.0, 1.0]
     assert pending.num_pending == 1
-    second = pending.settled(now_us=101 * S_US)
+    second = pending.settled(VersionPane(), now_us=101 * S_US)[0]
     assert second.sums("served", [1, NEVER_SEEN]).observed_G.tolist() == [1.0, 0.0]
     assert second.spend_micros([1, 2, NEVER_SEEN]).tolist() == [100, 0, 100]
     assert pending.num_pending == 0
@@ -181,16 +181,16 @@ def test_what_bundles_on_trial_answered_is_apart_and_nothing_is_lost() -> None:
     for pending in (together, apart):
         pending.add(requests)
         pending.add_actions(clicks)
-    outcomes, trials = apart.settled_apart(versions, now_us=1_000 * S_US)
+    outcomes, trials = apart.settled(versions, now_us=1_000 * S_US)
     assert {trial: pane.sums("served", [1, 2]).observed_G.tolist() for trial, pane in trials.items()} == {
         "c": [1.0, 0.0], "d": [0.0, 1.0],
     }  # fmt: skip
     assert outcomes.sums("served", [1, 2]).observed_G.tolist() == [0.0, 1.0]
-    whole = together.settled(now_us=1_000 * S_US)
+    whole, _ = together.settled(VersionPane(), now_us=1_000 * S_US)
     parts = outcomes + trials["c"] + trials["d"]
     np.testing.assert_allclose(parts.sums_NV6, whole.sums_NV6)
     assert apart.num_pending == 0
-    assert apart.settled_apart(versions, now_us=1_000 * S_US)[1] == {}
+    assert apart.settled(versions, now_us=1_000 * S_US)[1] == {}
 
 
 def test_actions_count_once_in_any_order_and_before_their_requests() -> None:
@@ -198,16 +198,16 @@ def test_actions_count_once_in_any_order_and_before_their_requests() -> None:
     pending.add_actions(_clicks((1, 2, 5), (1, 1, 3)))
     pending.add_actions(_clicks((1, 2, 5)))
     pending.add(_requests((1, 0, [1, 2, 2])))
-    sums = pending.settled(now_us=61 * S_US).sums("served", [ALL_ROWS])
+    sums = pending.settled(VersionPane(), now_us=61 * S_US)[0].sums("served", [ALL_ROWS])
     assert (sums.observed_G.tolist(), sums.predicted_G.tolist()) == ([2.0], [0.75])
 
 
 def test_what_comes_after_it_was_due_is_left_out_and_said() -> None:
     pending = PendingOutcomes(SCHEMA, "click", None)
     pending.add(_requests((1, 0, [1])))
-    assert len(pending.settled(now_us=61 * S_US)) == 1
+    assert len(pending.settled(VersionPane(), now_us=61 * S_US)[0]) == 1
     pending.add(_requests((2, 0, [1]), (3, 60, [1])))
-    assert len(pending.settled(now_us=62 * S_US, from_us=S_US)) == 0
+    assert len(pending.settled(VersionPane(), now_us=62 * S_US, from_us=S_US)[0]) == 0
     assert (pending.num_late, pending.num_pending) == (1, 1)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rankwell.app.server_latency import NUM_MINUTES, LatencyPoint
 from rankwell.evaluation.calibration_sums import CalibrationSums
 from rankwell.mitigation.watch_view import WatchView, segment_text
+from rankwell.monitoring.calibration_watch import sums_of_day
 from rankwell.monitoring.tick_history import TICK_US, TICKS_PER_DAY
 from rankwell.monitoring.trial_readings import TRIAL
 
@@ -113,7 +114,7 @@ def ratio_charts(view: WatchView) -> list[RatioChart]:
     if not len(view.outcomes):
         return []
     until_us = _until_us(view)
-    sums_T = _ticks(view, until_us)
+    sums_T = sums_of_day(view.outcomes, "served", view.segments, until_us)
     ratio_TG, low_TG, high_TG = (np.full((TICKS_PER_DAY, len(view.segments)), np.nan) for _ in range(3))
     hour = nothing = CalibrationSums.nothing(len(view.segments))
     for tick in range(TICKS_PER_DAY):
@@ -199,11 +200,6 @@ def _ms(ms: float) -> str:
 
 def _until_us(view: WatchView) -> int:
     return view.settled_us // TICK_US * TICK_US
-
-
-def _ticks(view: WatchView, until_us: int) -> list[CalibrationSums]:
-    starts = range(until_us - TICKS_PER_DAY * TICK_US, until_us, TICK_US)
-    return [view.outcomes.between(at, at + TICK_US).sums("served", view.segments) for at in starts]
 
 
 def _ratio(sums: CalibrationSums) -> tuple[_Floats, _Floats, _Floats]:

@@ -116,14 +116,10 @@ class PendingOutcomes:
         of_kind = actions.filter(pc.equal(actions["action"], self.action))
         self._actions = _joined(self._actions, of_kind)
 
-    def settled(self, *, now_us: int, from_us: int = 0, reported_until_us: int | None = None) -> OutcomePane:
-        """The pane of `settled_rows`."""
-        return self._pane(self.settled_rows(now_us=now_us, from_us=from_us, reported_until_us=reported_until_us))
-
-    def settled_apart(
+    def settled(
         self, versions: VersionPane, *, now_us: int, from_us: int = 0, reported_until_us: int | None = None
     ) -> tuple[OutcomePane, dict[str, OutcomePane]]:
-        """`settled`, and apart from it what bundles answered that were on trial, by their ids.
+        """The pane of `settled_rows`, and apart from it what bundles answered that were on trial, by their ids.
 
         Args:
             versions: Who answered the requests; see `VersionPane.trials`.

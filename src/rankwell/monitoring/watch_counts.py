@@ -105,7 +105,7 @@ class WatchCounts:
         settling = self.pending.settling(
             now_us=now_us, stepped_us=self._stepped_us, settled_us=self.settled_us, keep_us=self._keep_us
         )
-        outcomes, trials = self.pending.settled_apart(
+        outcomes, trials = self.pending.settled(
             self.versions, now_us=now_us, from_us=settling.from_us, reported_until_us=settling.reported_until_us
         )
         self.outcomes = self.outcomes + outcomes
