@@ -134,7 +134,7 @@ def test_steps_are_tried_in_the_graph_and_what_is_kept_is_deployed(tmp_path: Pat
     )
     assert result.exit_code == 0, result.output
     numbers = json.loads(json_file.read_text())
-    for step in ("dynamic int8 products", "static int8 products", "int8 rows"):
+    for step in ("float16 graph", "dynamic int8 products", "static int8 products", "int8 rows"):
         assert abs(numbers[f"{step}/tune/auc"] - numbers["teacher/tune/auc"]) < 0.05
     deployment = read_deployment(tmp_path / "served")
     deployment.test(deployment.scorer())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rankwell.errors import RecipeError, RequestError, SchemaError
-from rankwell.models.candidate_list import ListEncoder, ListSettings
+from rankwell.models.candidate_list import ListEncoder, ListSettings, _order_keys
 from rankwell.models.list_attention import AttentionSettings, FullSettings, LinearSettings, LocalSettings
 from rankwell.models.padding import ManyLists
 from rankwell.schema import Action, Categorical, Numeric, Schema
@@ -248,3 +249,18 @@ def test_dropout_is_of_training_alone(attention: AttentionSettings) -> None:
     assert torch.equal(encoded(encoder, x_CD, [30], rank_C), encoded(encoder, x_CD, [30], rank_C))
     encoder.train()
     assert not torch.equal(encoded(encoder, x_CD, [30], rank_C), encoded(encoder, x_CD, [30], rank_C))
+
+
+def test_keys_sort_as_a_stable_sort_does_and_are_never_alike() -> None:
+    tiny = 2.0**-149
+    nearest = torch.tensor([1.0, 1.0 - 2.0**-24, 1.0 + 2.0**-23, -1.0, -1.0 - 2.0**-23, 3.4028235e38, -3.4028235e38])
+    odd = torch.tensor([0.0, -0.0, tiny, -tiny, 2.0**-126, torch.inf, -torch.inf, torch.nan])
+    random = torch.from_numpy(
+        np.random.default_rng(3).integers(0, 2**32, 4000, dtype=np.uint32).view(np.float32).copy()
+    )
+    for rank_C in (nearest.repeat(40), odd.repeat(40), torch.cat([odd, nearest, random]).repeat(5), random[:0]):
+        keys_C = _order_keys(rank_C)
+        known_C = torch.where(rank_C.isnan(), -torch.inf, rank_C)
+        expected = known_C.argsort(descending=True, stable=True)
+        assert keys_C.unique().shape == keys_C.shape
+        assert keys_C.argsort(descending=True).tolist() == expected.tolist()

@@ -10,7 +10,11 @@ import torch
 from rankwell.calibration.platt import Platt
 from rankwell.calibration.temperature import Temperature
 from rankwell.data.statistics import ColumnStatistics, NumericStatistics
+from rankwell.models.candidate_list import ListSettings
+from rankwell.models.history import HistorySettings
+from rankwell.models.list_attention import LocalSettings
 from rankwell.models.model import Model
+from rankwell.models.transformer import RankingTransformer, TransformerSettings
 from rankwell.models.wide_deep import DeepSettings, WideDeep, WideDeepSettings
 from rankwell.schema import Action, Bag, Categorical, Cross, Numeric, Quantiles, Schema, Sequence, TableSpec
 from rankwell.serving.bundle import Bundle
@@ -87,6 +91,18 @@ def example_bundle(*, label_smoothing: float = 0.0) -> Bundle:
         provenance={"recipe": "example", "seed": 11, "splits": {"train": [0, 10]}},
         label_smoothing=label_smoothing,
     )
+
+
+def transformer_bundle() -> Bundle:
+    """Layers over the history and over the list, whose candidates are in the order of a number that some lack."""
+    settings = TransformerSettings(
+        row_width=4, width=16, hidden=(32, 16), init_scale=0.5,
+        history=HistorySettings(width=8, num_layers=1, num_heads=2),
+        list=ListSettings(attention=LocalSettings(window=20), num_layers=1, rank="pay"),
+    )  # fmt: skip
+    model = trained(RankingTransformer(SCHEMA, STATISTICS, settings, seed=7)).eval()
+    calibrators = {action.name: Platt(slope=0.9, offset=0.1) for action in SCHEMA.actions}
+    return Bundle(model=model, calibrators=calibrators, created_us=1_790_000_000_000_000)
 
 
 def batch(*, num_requests: int, seed: int) -> Batch:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from rankwell.errors import RecipeError
+from rankwell.errors import BundleError, RecipeError
 from rankwell.models.candidate_list import ListSettings
 from rankwell.models.history import HistorySettings
 from rankwell.models.transformer import RankingTransformer, TransformerSettings
@@ -115,6 +115,8 @@ def fitted(
     def engine(bundle: Bundle, form: Form) -> Scorer:
         if form == Form():
             return Timed(bundle, clock, milliseconds[size_of(bundle)] / 1e3)
+        if form not in (steps or {}):
+            raise BundleError("the quantiser does not take the graph", found="an Einsum")
         ms, shift = (steps or {})[form]
         return Timed(bundle, clock, ms / 1e3, shift)
 
@@ -162,6 +164,7 @@ def test_a_step_is_kept_if_it_is_faster_and_costs_little_and_the_next_builds_on_
         Form(dense="static int8"): (10.0, 3.0),
     }
     changes: dict[str, Callable[[Form], Form]] = {
+        "not to be made": lambda form: replace(form, dense="float16"),
         "hardly faster": lambda form: replace(form, rows="int8"),
         "wrong": lambda form: replace(form, dense="static int8"),
         "faster": lambda form: replace(form, dense="dynamic int8"),
@@ -169,11 +172,13 @@ def test_a_step_is_kept_if_it_is_faster_and_costs_little_and_the_next_builds_on_
     }
     fit = fitted(teacher, recipe, data, budget(300.0), {**TIMES, Shape(3, 16): 199.0}, forms, changes)
     assert {step.name: step.is_kept for step in fit.steps} == {
-        "hardly faster": False, "wrong": False, "faster": True, "and faster upon that": True,
+        "not to be made": False, "hardly faster": False, "wrong": False, "faster": True, "and faster upon that": True,
     }  # fmt: skip
-    assert fit.steps[0].verdict == "refused: 1.02 times as fast, +0.00000 nats"
-    assert fit.steps[2].verdict == "kept: 1.99 times as fast, +0.00000 nats"
-    assert fit.steps[3].verdict == "kept: 2.00 times as fast, +0.00000 nats"
+    assert fit.steps[0].verdict == "refused: the quantiser does not take the graph"
+    assert math.isnan(fit.steps[0].latency.p95_ms)
+    assert fit.steps[1].verdict == "refused: 1.02 times as fast, +0.00000 nats"
+    assert fit.steps[3].verdict == "kept: 1.99 times as fast, +0.00000 nats"
+    assert fit.steps[4].verdict == "kept: 2.00 times as fast, +0.00000 nats"
     assert fit.form == Form("int8", "dynamic int8")
     assert list(fit.test) == [TEACHER, "and faster upon that"]
 

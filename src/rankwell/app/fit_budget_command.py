@@ -31,6 +31,7 @@ _NUM_SEEN: Final = 64
 """Requests of calibrate whose activations give the static int8 graph its scales."""
 
 _STEPS: Final[Mapping[str, Callable[[Form], Form]]] = {
+    "float16 graph": lambda form: replace(form, dense="float16"),
     "dynamic int8 products": lambda form: replace(form, dense="dynamic int8"),
     "static int8 products": lambda form: replace(form, dense="static int8"),
     "int8 rows": lambda form: replace(form, rows="int8"),

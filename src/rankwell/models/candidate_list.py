@@ -36,6 +36,8 @@ _PLACES_OF_A_BLOCK: Final = 256
 """What one more block costs, in places that a padded block leaves empty."""
 _LONGEST_WAVE: Final = 10_000.0
 
+_BEYOND_RANKS: Final = 2.0**110
+
 
 @final
 class ListSettings(Declaration):
@@ -264,7 +266,9 @@ class _Block:
 def _blocks(offsets: Tensor, num_candidates: int, rank_C: Tensor | None) -> list[_Block]:
     if offsets.shape[0] == 2:  # a request by itself, as it is served: nothing to look for in the lengths
         order_C = (
-            torch.arange(num_candidates) if rank_C is None else _known(rank_C).argsort(descending=True, stable=True)
+            torch.arange(num_candidates)
+            if rank_C is None
+            else _order_keys(rank_C).argsort(descending=True, stable=True)
         )
         return [_Block(torch.zeros(1, dtype=torch.int64), order_C, OneList(num_candidates))]
     lengths_R = offsets.diff()
@@ -277,13 +281,22 @@ def _blocks(offsets: Tensor, num_candidates: int, rank_C: Tensor | None) -> list
     return blocks
 
 
-def _known(rank_C: Tensor) -> Tensor:
-    return torch.where(rank_C.isnan(), -torch.inf, rank_C)
+def _order_keys(rank_C: Tensor) -> Tensor:
+    """float64, no two of them alike: by rank, NaN last, and of equal ranks the first is the largest.
+
+    So a sort that is not stable gives the same order, as ONNX Runtime's is not on a GPU. What 2²⁴ places take off is
+    less than half of the way to the next float32 below, be it a subnormal one. Constants are powers of two that float32
+    has, too: a traced graph keeps no others.
+    """
+    known_C = torch.where(rank_C.isnan(), -torch.inf, rank_C).double() * 2.0**-20
+    known_C = known_C.clamp(-_BEYOND_RANKS, _BEYOND_RANKS)
+    place_C = torch.arange(rank_C.shape[0], dtype=torch.float64)
+    return known_C - known_C.abs() * 2.0**-50 * place_C - place_C * 2.0**-100 * 2.0**-95
 
 
 def _best_first(lengths_R: Tensor, rank_C: Tensor) -> Tensor:
     """int64: which candidates stand where, if each request's are sorted by rank, stably."""
-    by_rank = _known(rank_C).argsort(descending=True, stable=True)
+    by_rank = _order_keys(rank_C).argsort(descending=True, stable=True)
     request_C = torch.arange(len(lengths_R)).repeat_interleave(lengths_R)
     return by_rank[request_C[by_rank].argsort(stable=True)]
 

@@ -14,7 +14,7 @@ from rankwell.serving.row_map import Precision
 
 __all__ = ["TEACHER", "Budget", "BudgetFit", "DensePrecision", "Form", "Quality", "Shape", "Tried"]
 
-DensePrecision = Literal["float32", "dynamic int8", "static int8"]
+DensePrecision = Literal["float32", "float16", "dynamic int8", "static int8"]
 """Of the products in a graph."""
 
 TEACHER: Final = "teacher"
@@ -40,8 +40,8 @@ class Form:
 
     Args:
         rows: Precision of the tables' rows.
-        dense: Precision of the dense graph's products: float32, or int8 with activations scaled as they come ("dynamic
-            int8") or by what was seen of logged requests ("static int8").
+        dense: Precision of the dense graph: float32, float16, or products in int8 with activations scaled as they come
+            ("dynamic int8") or by what was seen of logged requests ("static int8").
     """
 
     rows: Precision = "float32"

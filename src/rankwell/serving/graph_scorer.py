@@ -20,6 +20,7 @@ from rankwell.models.embedding import RowLookup
 from rankwell.schema import Schema
 from rankwell.serving.changed_rows import ChangedRows, RowChange
 from rankwell.serving.example_request import example_request, most_events
+from rankwell.serving.host_values import with_host_values
 from rankwell.serving.mapped_table import MappedTable
 from rankwell.serving.request_graph import LOGITS, PROBABILITIES, SEGMENTS, feature_inputs, row_inputs
 from rankwell.serving.row_gather import RowGather, is_gathered
@@ -29,9 +30,14 @@ from rankwell.types import Batch
 __all__ = ["PROVIDERS", "GraphScorer"]
 
 PROVIDERS: Final = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
-"""What a graph is run by, the first that the installed ONNX Runtime has."""
+"""What a graph is run by, the first that the installed ONNX Runtime has and whose libraries it can load."""
 
-_NOT_FUSED: Final = ("SkipLayerNormFusion",)
+_CPU: Final = PROVIDERS[-1]
+
+_OPTIONS: Final[Mapping[str, dict[str, str]]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+"""Products rounded to ten bits of mantissa would move probabilities in their third digit."""
+
+_NOT_FUSED: Final[Mapping[str, tuple[str, ...]]] = {_CPU: ("SkipLayerNormFusion",)}
 """A sum and a normalisation in one take ONNX Runtime's CPU kernels three times as long as one after the other."""
 _WARM_UP: Final = ((1, 0), (500, 50), (50, 1), (500, 50))
 
@@ -49,7 +55,8 @@ class GraphScorer(Scorer):
         linear_parts: The parts of the model whose rows add to the logits as they stand, which may be changed.
         num_threads: That one request is worked on by; where requests come faster than one thread answers them, more
             processes do better.
-        providers: By preference; those that the installed ONNX Runtime lacks are passed over.
+        providers: By preference; those that the installed ONNX Runtime lacks are passed over, and those whose libraries
+            (CUDA's, TensorRT's) cannot be loaded: `provider` says what it came to.
 
     Raises:
         BundleError: ONNX Runtime cannot load the graph, or has none of the providers.
@@ -167,14 +174,34 @@ def _session(graph: bytes, num_threads: int, providers: Sequence[str]) -> Any:
             "the installed ONNX Runtime has none of the providers", found=runtime.get_available_providers(),
             allowed=list(providers), do="install one that has, or name another provider",
         )  # fmt: skip
+    refused: Exception | None = None
+    for first, provider in enumerate(present):
+        try:
+            session = _session_by(runtime, graph, num_threads, present[first:])
+        except Exception as error:  # its errors have no common root but this
+            refused = error
+            continue
+        if session.get_providers()[0] == provider:  # it goes on with the CPU by itself where libraries are missing
+            return session
+    if refused is None:
+        raise BundleError(
+            "the libraries of the providers cannot be loaded", found="only the CPU's", allowed=present,
+            do="install CUDA's and cuDNN's for this ONNX Runtime, or allow the CPU",
+        )  # fmt: skip
+    raise BundleError(
+        "ONNX Runtime cannot load the graph", found=str(refused).splitlines()[0],
+        do="export the bundle again, or install what the provider needs",
+    ) from refused  # fmt: skip
+
+
+def _session_by(runtime: Any, graph: bytes, num_threads: int, providers: Sequence[str]) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
     options.log_severity_level = 3
     # a thread that spins between requests takes the core that the next one waits for
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return runtime.InferenceSession(graph, options, providers=present, disabled_optimizers=_NOT_FUSED)
-    except Exception as error:  # its errors have no common root but this
-        raise BundleError(
-            "ONNX Runtime cannot load the graph", found=str(error).splitlines()[0], do="export the bundle again"
-        ) from error
+    return runtime.InferenceSession(
+        graph if providers[0] == _CPU else with_host_values(graph), options,
+        providers=[(provider, _OPTIONS.get(provider, {})) for provider in providers],
+        disabled_optimizers=_NOT_FUSED.get(providers[0], ()), enable_fallback=0,
+    )  # fmt: skip

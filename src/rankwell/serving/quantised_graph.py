@@ -1,4 +1,4 @@
-"""A request's graph with cheaper products: int8 on a CPU, half precision on a GPU.
+"""A request's graph with cheaper products, in int8.
 
 What these make is another graph of the same bundle, for `rankwell.serving.deployment.write_deployment`; whether it is
 faster on the machine at hand, and what it costs in accuracy, is to be measured each time: ONNX Runtime's int8 may be
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from rankwell.errors import BundleError, MissingExtraError
 
-__all__ = ["dynamic_int8_graph", "half_precision_graph", "static_int8_graph"]
+__all__ = ["dynamic_int8_graph", "static_int8_graph"]
 
 _PRODUCTS: Final = ["MatMul", "Gemm"]
 
@@ -31,10 +31,11 @@ def dynamic_int8_graph(graph: bytes) -> bytes:
         graph: Of `rankwell.serving.request_graph.request_graph`.
 
     Raises:
+        BundleError: The quantiser does not take the graph.
         MissingExtraError: onnxruntime or onnx is not installed.
     """
     quantization = _module("onnxruntime.quantization")
-    with _quiet(), tempfile.TemporaryDirectory() as folder:
+    with _quantising(), tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "int8.onnx"
         quantization.quantize_dynamic(
             _module("onnx").load_from_string(graph), written, weight_type=quantization.QuantType.QInt8,
@@ -51,7 +52,7 @@ def static_int8_graph(graph: bytes, inputs: Iterable[Mapping[str, NDArray[Any]]]
         inputs: What it was given for requests like those to come; see `GraphScorer.inputs`.
 
     Raises:
-        BundleError: There are no inputs.
+        BundleError: There are no inputs, or the quantiser does not take the graph.
         MissingExtraError: onnxruntime or onnx is not installed.
     """
     quantization = _module("onnxruntime.quantization")
@@ -68,7 +69,7 @@ def static_int8_graph(graph: bytes, inputs: Iterable[Mapping[str, NDArray[Any]]]
         def get_next(self) -> Mapping[str, NDArray[Any]] | None:
             return next(self._left, None)
 
-    with _quiet(), tempfile.TemporaryDirectory() as folder:
+    with _quantising(), tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "int8.onnx"
         quantization.quantize_static(
             _module("onnx").load_from_string(graph), written, Reader(), quant_format=quantization.QuantFormat.QDQ,
@@ -79,48 +80,19 @@ def static_int8_graph(graph: bytes, inputs: Iterable[Mapping[str, NDArray[Any]]]
         return written.read_bytes()
 
 
-def half_precision_graph(graph: bytes) -> bytes:
-    """Weights and activations as float16, for a GPU; what stands behind the logits stays as it is.
-
-    Inputs and outputs keep their types.
-
-    Args:
-        graph: Of `rankwell.serving.request_graph.request_graph`.
-
-    Raises:
-        MissingExtraError: onnxruntime or onnx is not installed.
-    """
-    onnx, float16 = _module("onnx"), _module("onnxruntime.transformers.float16")
-    with _quiet():
-        model = onnx.load_from_string(graph)
-        half = float16.convert_float_to_float16(
-            model, keep_io_types=True, disable_shape_infer=True,
-            op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *_kinds_after_logits(model)],
-        )  # fmt: skip
-    written: bytes = half.SerializeToString()
-    return written
-
-
-def _kinds_after_logits(model: Any) -> list[str]:
-    """Kinds of nodes that work on what is cast to float64: the calibrators'."""
-    wide: set[str] = set()
-    kinds: set[str] = set()
-    for node in model.graph.node:
-        to = [attribute.i for attribute in node.attribute if attribute.name == "to"]
-        if (node.op_type == "Cast" and to == [11]) or wide & set(node.input):  # 11 is float64
-            wide |= set(node.output)
-            kinds.add(node.op_type)
-    return sorted(kinds - {"MatMul", "Gemm", "Add", "Mul", "Concat", "Reshape", "Transpose"})
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the advice that the quantiser logs at every call."""
+def _quantising() -> Iterator[None]:
+    """Without the advice that the quantiser logs at every call, and with its errors as ours."""
     root = logging.getLogger()
     level, disabled = root.level, root.disabled
     root.setLevel(logging.ERROR)
     try:
         yield
+    except Exception as error:  # they have no common root but this
+        raise BundleError(
+            "ONNX Runtime's quantiser does not take the graph", found=f"{type(error).__name__}: {error}",
+            do="serve it in float32, or with the versions of onnx and onnxruntime in constraints.txt",
+        ) from error  # fmt: skip
     finally:
         root.setLevel(level)
         root.disabled = disabled

@@ -13,6 +13,7 @@ from rankwell.serving.budget_fit import Form
 from rankwell.serving.bundle import Bundle
 from rankwell.serving.deployment import read_deployment, write_deployment
 from rankwell.serving.graph_scorer import GraphScorer
+from rankwell.serving.half_precision_graph import half_precision_graph
 from rankwell.serving.quantised_graph import dynamic_int8_graph, static_int8_graph
 from rankwell.serving.request_graph import request_graph, row_lookups
 from rankwell.serving.scorer import Scorer
@@ -42,6 +43,8 @@ def write_form(
         graph = request_graph(bundle) if graph is None else graph
         if form.dense == "dynamic int8":
             written = dynamic_int8_graph(graph)
+        elif form.dense == "float16":
+            written = half_precision_graph(graph)
         else:
             scorer = GraphScorer(
                 bundle.schema, bundle.model.statistics, graph, row_lookups(bundle.model),

@@ -5,6 +5,7 @@ Letters: C candidates, flat · A actions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from rankwell.data.split import Part
 from rankwell.data.statistics import NumericStatistics
-from rankwell.errors import RecipeError
+from rankwell.errors import BundleError, RecipeError
 from rankwell.evaluation.calibration_error import ece
 from rankwell.evaluation.discrimination import auc, log_loss
 from rankwell.losses.distillation import Distillation
@@ -76,7 +77,7 @@ def fit_budget(
     Shapes are timed before anything is trained, since time does not depend on weights. Of those inside the budget up to
     `max_students` are trained, the slowest first and the others spread evenly down to the fastest, since a larger
     student need not be a better one; the one of least log loss on tune is taken. Then each further step
-    is tried upon what was kept so far: it is kept if it is measured faster and costs no more log loss than
+    is tried upon what was kept so far: it is kept if it can be made, is measured faster and costs no more log loss than
     stated. A teacher that is inside the budget is kept, and no student is trained.
 
     Args:
@@ -194,7 +195,12 @@ class _Search:
         worth = _scored(kept, held_out)
         for step, change in steps.items():
             self._say(f"{name}: {step}")
-            scorer = self._engine(bundle, change(form))
+            try:
+                scorer = self._engine(bundle, change(form))
+            except BundleError as error:  # what was trained is not to be lost by what could not be added
+                untimed = Latency(math.nan, math.nan, math.nan, 0)
+                tried.append(Tried(name=step, latency=untimed, verdict=f"refused: {error.what}"))
+                continue
             latency = self._latency({name: kept, step: scorer})
             speed_up, quality = latency[name].p50_ms / latency[step].p50_ms, _scored(scorer, held_out)
             lost = quality.log_loss - worth.log_loss

@@ -1,0 +1,45 @@
+"""What a graph computes of sizes alone: values that ONNX Runtime keeps in the host's memory, and copies to a GPU.
+
+It copies them without waiting, and may write the next value into the same place meanwhile: with ONNX Runtime 1.31 under
+CUDA, a history of 50 events was divided by 51, the number of its places. A graph's outputs are never written over; as
+outputs, all values of that kind are safe, whether somebody asks for them or not.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from rankwell.errors import MissingExtraError
+
+__all__ = ["with_host_values"]
+
+
+def with_host_values(graph: bytes) -> bytes:
+    """The same graph, whose outputs are also what it computes of sizes and constants.
+
+    Args:
+        graph: Of `rankwell.serving.request_graph.request_graph`, or a cheaper one of the same.
+
+    Raises:
+        MissingExtraError: onnx is not installed.
+    """
+    try:
+        onnx = importlib.import_module("onnx")
+    except ImportError as error:
+        raise MissingExtraError(
+            "a graph is made ready for a GPU by onnx", found=str(error), do="pip install 'rankwell[onnx]'"
+        ) from error
+    model = onnx.load_from_string(graph)
+    known = {initializer.name for initializer in model.graph.initializer} | {""}
+    host = list[str]()
+    for node in model.graph.node:
+        if node.op_type in ("Shape", "Size") or set(node.input) <= known:
+            known |= set(node.output)
+            host += node.output
+    typed = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    given = {value.name for value in model.graph.output}
+    # ONNX Runtime finds out by itself of what type an output is
+    missing = (name for name in host if name not in given)
+    model.graph.output.extend(typed.get(name, onnx.ValueInfoProto(name=name)) for name in missing)
+    written: bytes = model.SerializeToString()
+    return written
