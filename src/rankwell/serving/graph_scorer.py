@@ -6,7 +6,6 @@ Letters in names: C candidates of the request · A actions.
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, final
 
@@ -15,13 +14,14 @@ from numpy.typing import NDArray
 
 from rankwell.calibration.segment_columns import segments_of
 from rankwell.data.statistics import NumericStatistics
-from rankwell.errors import BundleError, MissingExtraError, RequestError, SchemaError
+from rankwell.errors import BundleError, RequestError, SchemaError
 from rankwell.models.embedding import RowLookup
 from rankwell.schema import Schema
 from rankwell.serving.changed_rows import ChangedRows, RowChange
 from rankwell.serving.example_request import example_request, most_events
 from rankwell.serving.host_values import with_host_values
 from rankwell.serving.mapped_table import MappedTable
+from rankwell.serving.onnx_extra import onnx_module
 from rankwell.serving.request_graph import LOGITS, PROBABILITIES, SEGMENTS, feature_inputs, row_inputs
 from rankwell.serving.row_gather import RowGather, is_gathered
 from rankwell.serving.scorer import Scorer, Scores
@@ -162,12 +162,7 @@ class GraphScorer(Scorer):
 
 
 def _session(graph: bytes, num_threads: int, providers: Sequence[str]) -> Any:
-    try:
-        runtime = importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise MissingExtraError(
-            "graphs are run by ONNX Runtime", found=str(error), do="pip install 'rankwell[onnx]'"
-        ) from error
+    runtime = onnx_module("onnxruntime")
     present = [provider for provider in providers if provider in runtime.get_available_providers()]
     if not present:
         raise BundleError(

@@ -7,12 +7,11 @@ the last ones, whose sums are the logits.
 
 from __future__ import annotations
 
-import importlib
 from typing import Any, Final
 
 import numpy as np
 
-from rankwell.errors import MissingExtraError
+from rankwell.serving.onnx_extra import onnx_module
 from rankwell.serving.request_graph import LOGITS
 
 __all__ = ["half_precision_graph"]
@@ -33,12 +32,7 @@ def half_precision_graph(graph: bytes) -> bytes:
     Raises:
         MissingExtraError: onnx is not installed.
     """
-    try:
-        onnx = importlib.import_module("onnx")
-    except ImportError as error:
-        raise MissingExtraError(
-            "graphs are rewritten by onnx", found=str(error), do="pip install 'rankwell[onnx]'"
-        ) from error
+    onnx = onnx_module("onnx")
     model = onnx.load_from_string(graph)
     rewritten = _Rewritten(onnx, model.graph)
     del model.graph.node[:], model.graph.initializer[:]

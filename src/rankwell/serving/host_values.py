@@ -7,9 +7,7 @@ outputs, all values of that kind are safe, whether somebody asks for them or not
 
 from __future__ import annotations
 
-import importlib
-
-from rankwell.errors import MissingExtraError
+from rankwell.serving.onnx_extra import onnx_module
 
 __all__ = ["with_host_values"]
 
@@ -23,12 +21,7 @@ def with_host_values(graph: bytes) -> bytes:
     Raises:
         MissingExtraError: onnx is not installed.
     """
-    try:
-        onnx = importlib.import_module("onnx")
-    except ImportError as error:
-        raise MissingExtraError(
-            "a graph is made ready for a GPU by onnx", found=str(error), do="pip install 'rankwell[onnx]'"
-        ) from error
+    onnx = onnx_module("onnx")
     model = onnx.load_from_string(graph)
     known = {initializer.name for initializer in model.graph.initializer} | {""}
     host = list[str]()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 import warnings
@@ -13,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rankwell.errors import BundleError, MissingExtraError
+from rankwell.errors import BundleError
+from rankwell.serving.onnx_extra import onnx_module
 
 __all__ = ["export_graph"]
 
@@ -85,13 +85,8 @@ class _OfMapping(nn.Module):
 
 def _translations() -> dict[Any, Any]:
     """Operations of torch that the exporter does not know, as nodes."""
-    try:
-        op = importlib.import_module("onnxscript").opset20
-        numpy_helper = importlib.import_module("onnx.numpy_helper")
-    except ImportError as error:
-        raise MissingExtraError(
-            "graphs are written by torch's exporter to ONNX", found=str(error), do="pip install 'rankwell[onnx]'"
-        ) from error
+    op = onnx_module("onnxscript").opset20
+    numpy_helper = onnx_module("onnx.numpy_helper")
 
     def searchsorted(ascending: Any, asked: Any, *_: Any, right: bool = False, **__: Any) -> Any:
         """How many of the ascending values lie before each that is asked: of blocks first, then within one."""

@@ -7,7 +7,6 @@ slower than its float32.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +16,8 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from rankwell.errors import BundleError, MissingExtraError
+from rankwell.errors import BundleError
+from rankwell.serving.onnx_extra import onnx_module
 
 __all__ = ["dynamic_int8_graph", "static_int8_graph"]
 
@@ -34,11 +34,11 @@ def dynamic_int8_graph(graph: bytes) -> bytes:
         BundleError: The quantiser does not take the graph.
         MissingExtraError: onnxruntime or onnx is not installed.
     """
-    quantization = _module("onnxruntime.quantization")
+    quantization = onnx_module("onnxruntime.quantization")
     with _quantising(), tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "int8.onnx"
         quantization.quantize_dynamic(
-            _module("onnx").load_from_string(graph), written, weight_type=quantization.QuantType.QInt8,
+            onnx_module("onnx").load_from_string(graph), written, weight_type=quantization.QuantType.QInt8,
             op_types_to_quantize=_PRODUCTS, extra_options={"MatMulConstBOnly": True},
         )  # fmt: skip
         return written.read_bytes()
@@ -55,7 +55,7 @@ def static_int8_graph(graph: bytes, inputs: Iterable[Mapping[str, NDArray[Any]]]
         BundleError: There are no inputs, or the quantiser does not take the graph.
         MissingExtraError: onnxruntime or onnx is not installed.
     """
-    quantization = _module("onnxruntime.quantization")
+    quantization = onnx_module("onnxruntime.quantization")
     fed = list(inputs)
     if not fed:
         raise BundleError(
@@ -72,7 +72,7 @@ def static_int8_graph(graph: bytes, inputs: Iterable[Mapping[str, NDArray[Any]]]
     with _quantising(), tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "int8.onnx"
         quantization.quantize_static(
-            _module("onnx").load_from_string(graph), written, Reader(), quant_format=quantization.QuantFormat.QDQ,
+            onnx_module("onnx").load_from_string(graph), written, Reader(), quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=_PRODUCTS, weight_type=quantization.QuantType.QInt8,
             activation_type=quantization.QuantType.QUInt8,
             extra_options={"MatMulConstBOnly": True, "ForceQuantizeNoInputCheck": False},
@@ -96,12 +96,3 @@ def _quantising() -> Iterator[None]:
     finally:
         root.setLevel(level)
         root.disabled = disabled
-
-
-def _module(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtraError(
-            "graphs are quantised by ONNX Runtime's tools", found=str(error), do="pip install 'rankwell[onnx]'"
-        ) from error
