@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rankwell.errors import CalibrationError
 
-__all__ = ["Calibrator", "Distortion"]
+__all__ = ["Calibrator", "Distortion", "open_probabilities"]
 
 Distortion = Literal["slope", "offset", "shape", "segment"]
 """A way in which logits z may miss the true log-odds t: ``t = a·z`` (slope), ``t = z + b`` (offset), ``t = f(z)`` with
@@ -24,6 +24,15 @@ _SMALLEST: Final = 2.0**-1022
 """The smallest normal float64: a processor may take anything smaller for 0."""
 _LARGEST: Final = 1.0 - 2.0**-53
 """The largest float64 below 1."""
+
+
+def open_probabilities(calibrated_logits: Tensor) -> Tensor:
+    """σ of log-odds in float64, of any shape, inside the open interval (0, 1); NaN where the log-odds are NaN.
+
+    >>> open_probabilities(torch.tensor([0.0, 800.0], dtype=torch.float64)) < 1
+    tensor([True, True])
+    """
+    return torch.sigmoid(calibrated_logits).clamp(_SMALLEST, _LARGEST)
 
 
 class Calibrator(nn.Module, ABC):
@@ -72,7 +81,7 @@ class Calibrator(nn.Module, ABC):
         Returns:
             float64 in the open interval (0, 1); NaN where the logit is NaN.
         """
-        return torch.sigmoid(self.calibrated_logits(logits_C, segments_CS)).clamp(_SMALLEST, _LARGEST)
+        return open_probabilities(self.calibrated_logits(logits_C, segments_CS))
 
     @final
     @classmethod

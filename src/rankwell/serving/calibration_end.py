@@ -6,12 +6,12 @@ Letters in names: C candidates, flat over the batch · A actions · S segment co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
 
-from rankwell.calibration.calibrator import Calibrator
+from rankwell.calibration.calibrator import Calibrator, open_probabilities
 from rankwell.errors import BundleError
 from rankwell.losses.label_smoothing import undo_label_smoothing
 
@@ -45,5 +45,8 @@ class CalibrationEnd(nn.Module):
     def forward(self, logits_CA: Tensor, segments_CS: Tensor) -> Tensor:
         """probabilities_CA, float64 in (0, 1)."""
         logits_CA = undo_label_smoothing(logits_CA.double(), self.label_smoothing)
-        columns = [calibrator(logits_CA[:, a], segments_CS) for a, calibrator in enumerate(self.calibrators)]
-        return torch.stack(columns, dim=1)
+        columns = [
+            cast(Calibrator, calibrator).calibrated_logits(logits_CA[:, a], segments_CS)
+            for a, calibrator in enumerate(self.calibrators)
+        ]
+        return open_probabilities(torch.stack(columns, dim=1))  # one node of a graph for all actions, where they meet
