@@ -1,10 +1,10 @@
-"""A Transformer of 12 layers teaches one of 2: how much of its AUC over Wide & Deep the student keeps.
+"""Transformers of 12 layers teach one of 2: how much of their AUC over Wide & Deep the student keeps.
 
 One simulated marketplace whose sessions differ much in how eager they are, one log, split by time. Wide & Deep, the
-teacher, and one model of 2 layers alone and taught, each calibrated anew. Intervals draw members again with
-replacement, the same for all models.
+teacher, which is the mean of some models of other seeds, and one model of 2 layers alone and taught, each calibrated
+anew. Intervals draw members again with replacement, the same for all models.
 
-    python benchmarks/distillation.py [--requests 45000] [--part test] [--bundles DIR] [--json FILE]
+    python benchmarks/distillation.py [--requests 45000] [--teachers 3] [--part test] [--bundles DIR] [--json FILE]
 
 45,000 requests are 1.06 million candidates. Settings were chosen with `--part tune`.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from contenders.findings import Findings
+from rankwell.data.split import Part
 from rankwell.data.statistics import NumericStatistics
 from rankwell.evaluation.auc_difference import auc_difference
 from rankwell.evaluation.calibration_error import ece
@@ -45,8 +47,8 @@ from rankwell.training.loop import LoopSettings
 from rankwell.training.optimizers import OptimizerPlan
 from rankwell.training.predictions import Predictions, predict
 from rankwell.training.recipe import Recipe
-from rankwell.training.teacher import ModelTeacher, borrow_rows, record_logits
-from rankwell.training.trained import Trained, train
+from rankwell.training.teacher import MeanTeacher, ModelTeacher, borrow_rows, mean_log_odds, record_logits
+from rankwell.training.trained import Trained, calibrate, train
 
 MARKETPLACE: Final = MarketplaceSettings(eagerness_strength=1.0, num_eligible=100, min_slots=15, max_slots=35)
 WIDE, TEACHER, ALONE, TAUGHT = "Wide & Deep", "teacher", "student alone", "student taught"
@@ -100,17 +102,18 @@ def recipes(given: argparse.Namespace) -> dict[str, Recipe]:
     }
 
 
-def taught(recipe: Recipe, teacher: Model, data: Path, given: argparse.Namespace) -> tuple[Recipe, float]:
-    """The student's recipe with what the teacher says of train, and the seconds that took."""
+def taught(recipe: Recipe, teachers: Sequence[Model], data: Path, given: argparse.Namespace) -> tuple[Recipe, float]:
+    """The student's recipe with what the teachers say of train, and the seconds that took."""
     since = time.process_time()
-    record = record_logits(ModelTeacher(teacher), recipe.batches("train", data, seed=None))
+    teacher = MeanTeacher([ModelTeacher(model) for model in teachers])
+    record = record_logits(teacher, recipe.batches("train", data, seed=None))
     loss = Distillation(given.temperature)
 
     def build(statistics: NumericStatistics, seed: int) -> Model:
         assert callable(recipe.build)
         student = recipe.build(statistics, seed)
         if given.borrow_rows:
-            borrow_rows(student, teacher)
+            borrow_rows(student, teachers[0])
         return student
 
     objective = partial(DistillationObjective, teacher=record, loss=loss, share=given.share)
@@ -124,16 +127,17 @@ def measure(given: argparse.Namespace) -> Findings:
         data = Path(folder)
         simulate(MARKETPLACE, given.seed, num_requests=given.requests, directory=data)
         judged: dict[str, Judged] = {}
-        models: dict[str, Trained] = {}
+        models: dict[str, list[Trained]] = {}
         for name, recipe in recipes(given).items():
             models[name], judged[name], predictions = carried_out(name, recipe, data, given)
-        lesson, lesson_s = taught(recipes(given)[ALONE], models[TEACHER].model, data, given)
+        teachers = [trained.model for trained in models[TEACHER]]
+        lesson, lesson_s = taught(recipes(given)[ALONE], teachers, data, given)
         models[TAUGHT], judged[TAUGHT], predictions = carried_out(TAUGHT, lesson, data, given)
     if given.bundles is not None:
         for name in (TEACHER, ALONE, TAUGHT):
-            trained = models[name]
-            bundle = Bundle(model=trained.model, calibrators=trained.calibrators, created_us=time.time_ns() // 1000)
-            write_bundle(bundle, given.bundles / name.replace(" ", "-"))
+            for trained in models[name]:
+                bundle = Bundle(model=trained.model, calibrators=trained.calibrators, created_us=time.time_ns() // 1000)
+                write_bundle(bundle, given.bundles / f"{name.replace(' ', '-')}-{trained.seed}")
     findings = Findings(f"{given.requests:,} requests, {given.part}, seed {given.seed}")
     findings.add("candidates judged", len(predictions))
     findings.add("teacher's pass over train", lesson_s, "s")
@@ -142,18 +146,26 @@ def measure(given: argparse.Namespace) -> Findings:
 
 def carried_out(
     name: str, recipe: Recipe, data: Path, given: argparse.Namespace
-) -> tuple[Trained, Judged, Predictions]:
-    """Train, and ask about the split that is judged."""
-    since = time.process_time()
-    checkpoints = None if given.checkpoints is None else given.checkpoints / name.replace(" ", "-")
-    trained = train(recipe, data, seed=given.seed, checkpoints=checkpoints)
+) -> tuple[list[Trained], Judged, Predictions]:
+    """Train one model, or the teacher's some, calibrate their mean, and ask about the split that is judged."""
+    models, since = [], time.process_time()
+    for seed in range(given.seed, given.seed + (given.teachers if name == TEACHER else 1)):
+        checkpoints = None if given.checkpoints is None else given.checkpoints / f"{name.replace(' ', '-')}-{seed}"
+        models.append(train(recipe, data, seed=seed, checkpoints=checkpoints))
+        best = models[-1].history.best
+        print(f"{name}, seed {seed}: tune AUC {best.tune_auc:.4f}, log loss {best.tune_log_loss:.4f}", flush=True)
     seconds = time.process_time() - since
-    predictions = predict(trained.model, recipe.batches(given.part, data, seed=None), ("member",))
+    held_out, predictions = (_predicted(models, recipe, part, data) for part in ("calibrate", given.part))
+    calibrators = calibrate(recipe.calibrate, held_out, recipe.schema, recipe.label_smoothing)
     logits_C = predictions.logits_CA[:, 0]
-    probabilities_C = trained.calibrators["click"](logits_C, torch.zeros(len(logits_C), 0, dtype=torch.int64))
-    best = trained.history.best
-    print(f"{name}: tune AUC {best.tune_auc:.4f}, log loss {best.tune_log_loss:.4f}, {seconds:.0f} s", flush=True)
-    return trained, Judged(logits_C, probabilities_C, seconds), predictions
+    probabilities_C = calibrators["click"](logits_C, torch.zeros(len(logits_C), 0, dtype=torch.int64))
+    return models, Judged(logits_C, probabilities_C, seconds), predictions
+
+
+def _predicted(models: Sequence[Trained], recipe: Recipe, part: Part, data: Path) -> Predictions:
+    """What the mean of some models says of a split."""
+    each = [predict(trained.model, recipe.batches(part, data, seed=None), ("member",)) for trained in models]
+    return replace(each[0], logits_CA=mean_log_odds(torch.stack([found.logits_CA for found in each])))
 
 
 def report(
@@ -202,6 +214,7 @@ def main() -> None:
     arguments.add_argument("--requests", type=int, default=45_000)
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--part", choices=("tune", "test"), default="test", help="what is judged")
+    arguments.add_argument("--teachers", type=int, default=3, help="models of 12 layers whose mean teaches")
     arguments.add_argument("--teacher-width", type=int, default=64)
     arguments.add_argument("--teacher-dropout", type=float, default=0.2)
     arguments.add_argument("--teacher-epochs", type=int, default=2)

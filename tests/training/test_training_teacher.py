@@ -25,7 +25,7 @@ from rankwell.tables.ftrl import Ftrl
 from rankwell.training.objectives import PointwiseObjective
 from rankwell.training.optimizers import OptimizerPlan
 from rankwell.training.stepper import Stepper
-from rankwell.training.teacher import ModelTeacher, RecordedTeacher, borrow_rows, record_logits
+from rankwell.training.teacher import MeanTeacher, ModelTeacher, RecordedTeacher, borrow_rows, record_logits
 from rankwell.types import Batch
 
 LOG = log_from_table(every_kind_table(24, 0), EVERY_KIND, layout="requests")
@@ -169,3 +169,44 @@ def test_borrowed_rows_are_the_teachers_and_stay_so_when_a_rule_comes() -> None:
     narrow = RankingTransformer(EVERY_KIND, STATISTICS, SETTINGS.model_copy(update={"row_width": 2}), seed=0)
     with pytest.raises(RecipeError, match="cannot start"):
         borrow_rows(narrow, teacher)
+
+
+def test_a_mean_is_that_of_probabilities() -> None:
+    first, second = ModelTeacher(trained()), ModelTeacher(trained(seed=1))
+    mean = MeanTeacher([first, second])
+    assert list(mean.actions) == list(first.actions)
+    for batch in batches():
+        one_CA, other_CA = (teacher.logits_CA(batch).double().sigmoid() for teacher in (first, second))
+        found_CA = mean.logits_CA(batch)
+        assert found_CA.dtype == torch.float32
+        torch.testing.assert_close(found_CA.double().sigmoid(), (one_CA + other_CA) / 2, atol=1e-7, rtol=1e-6)
+    assert repr(mean) == repr(MeanTeacher([first, second])) != repr(MeanTeacher([second, first]))
+
+
+def test_a_mean_of_far_logits_stays_finite_and_of_one_is_that_one() -> None:
+    class Asked:
+        actions = ("click",)
+
+        def __init__(self, logits: list[float]) -> None:
+            self.logits = torch.tensor(logits).unsqueeze(1)
+
+        def logits_CA(self, batch: Batch) -> Tensor:
+            return self.logits
+
+    batch = next(iter(batches()))
+    far = MeanTeacher([Asked([200.0, -200.0, 80.0, torch.nan]), Asked([190.0, -190.0, -80.0, 1.0])])
+    assert far.logits_CA(batch).flatten().tolist() == pytest.approx(
+        [190.69315, -190.69315, 0.0, torch.nan], nan_ok=True
+    )
+    alone = [-30.0, -1.5, 0.0, 2.5, 30.0]
+    assert MeanTeacher([Asked(alone)]).logits_CA(batch).flatten().tolist() == pytest.approx(alone)
+
+
+def test_teachers_of_other_actions_have_no_mean() -> None:
+    def of(*actions: str) -> RecordedTeacher:
+        none = torch.zeros(0, dtype=torch.int64)
+        return RecordedTeacher(actions, none, torch.zeros(1, dtype=torch.int64), none, torch.zeros(0, len(actions)))
+
+    for teachers in ([], [of("click"), of("like")], [of("click", "like"), of("like", "click")]):
+        with pytest.raises(RecipeError, match="same actions"):
+            MeanTeacher(teachers)

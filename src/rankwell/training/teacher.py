@@ -12,6 +12,7 @@ from typing import Protocol, final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from rankwell.errors import LogError, RecipeError
 from rankwell.losses.label_smoothing import check_epsilon, undo_label_smoothing
@@ -19,7 +20,7 @@ from rankwell.models.model import Model
 from rankwell.tables.table import Table
 from rankwell.types import Batch
 
-__all__ = ["ModelTeacher", "RecordedTeacher", "Teacher", "borrow_rows", "record_logits"]
+__all__ = ["MeanTeacher", "ModelTeacher", "RecordedTeacher", "Teacher", "borrow_rows", "mean_log_odds", "record_logits"]
 
 
 class Teacher(Protocol):
@@ -78,6 +79,50 @@ class ModelTeacher:
             digest.update(f"{part} {table.num_seen}".encode())
         kind = type(self.model).__name__
         return f"ModelTeacher({kind}, {digest.hexdigest()[:16]}, label_smoothing={self.label_smoothing})"
+
+
+@final
+class MeanTeacher:
+    """Several teachers as one: its probability is the mean of theirs, as `mean_log_odds` has it.
+
+    Models of one recipe and other seeds err in part apart from each other; what they agree on is worth more.
+
+    Args:
+        teachers: Of the same actions in the same order; K ≥ 1.
+
+    Raises:
+        RecipeError: There is none, or their actions differ.
+
+    >>> def one(logit: float) -> RecordedTeacher:
+    ...     return RecordedTeacher(("click",), torch.tensor([7]), torch.tensor([0, 1]), torch.tensor([4]),
+    ...                            torch.tensor([[logit]]))
+    >>> MeanTeacher([one(-1.0), one(3.0)]).actions
+    ('click',)
+
+    Source: Hinton, Vinyals & Dean 2015, "Distilling the knowledge in a neural network", §2.
+    """
+
+    def __init__(self, teachers: Sequence[Teacher]) -> None:
+        actions = {tuple(teacher.actions) for teacher in teachers}
+        if len(actions) != 1:
+            raise RecipeError(
+                "a mean is of teachers of the same actions", found=sorted(actions), allowed="one list of actions",
+                do="give at least one teacher, and those of one schema",
+            )  # fmt: skip
+        self.teachers, self._actions = tuple(teachers), actions.pop()
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """Those of each."""
+        return self._actions
+
+    @torch.no_grad()
+    def logits_CA(self, batch: Batch) -> Tensor:
+        """See `Teacher`; NaN where one of them has none."""
+        return mean_log_odds(torch.stack([teacher.logits_CA(batch) for teacher in self.teachers]))
+
+    def __repr__(self) -> str:
+        return f"MeanTeacher({', '.join(map(repr, self.teachers))})"
 
 
 @final
@@ -154,6 +199,22 @@ class RecordedTeacher:
         for column in (self.request_ids_R, self.item_ids_C, self.record_CA):
             digest.update(_bytes_of(column))
         return f"RecordedTeacher({len(self.request_ids_R)} requests, {digest.hexdigest()[:16]})"
+
+
+def mean_log_odds(logits_KCA: Tensor) -> Tensor:
+    """The log-odds of the mean of K probabilities: log(Σ_k σ(z_k) / Σ_k σ(−z_k)), float32 of C × A.
+
+    The mean of probabilities that are right on average is right on average; that of their logits is not.
+
+    Args:
+        logits_KCA: Natural log-odds, K ≥ 1; finite, or NaN, which the mean is then, too.
+
+    >>> mean_log_odds(torch.tensor([0.9, 0.5]).logit().reshape(2, 1, 1)).sigmoid()
+    tensor([[0.7000]])
+    """
+    logits_KCA = logits_KCA.double()
+    of_CA = functional.logsigmoid(logits_KCA).logsumexp(0)
+    return (of_CA - functional.logsigmoid(-logits_KCA).logsumexp(0)).float()
 
 
 def record_logits(teacher: Teacher, batches: Iterable[Batch]) -> RecordedTeacher:
