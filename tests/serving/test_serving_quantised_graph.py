@@ -68,9 +68,17 @@ def test_ranges_need_requests(graph: bytes) -> None:
         static_int8_graph(graph, [])
 
 
-def test_what_the_quantiser_does_not_take_is_an_error_of_ours(graph: bytes) -> None:
+def test_what_the_quantiser_does_not_take_is_an_error_of_ours(graph: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("onnxruntime.quantization.quantize_dynamic", fails)
+    error: Exception = ValueError("an Einsum of three")
     with pytest.raises(BundleError, match="quantiser does not take"):
-        dynamic_int8_graph(graph[: len(graph) // 2])
+        dynamic_int8_graph(graph)
+    error = OSError(28, "no space left")
+    with pytest.raises(OSError, match="no space left"):
+        dynamic_int8_graph(graph)
 
 
 def test_a_deployment_takes_one_and_tests_itself_by_what_it_costs(tmp_path: Any, graph: bytes) -> None:

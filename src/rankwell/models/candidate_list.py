@@ -282,7 +282,7 @@ def _blocks(offsets: Tensor, num_candidates: int, rank_C: Tensor | None) -> list
 
 
 def _order_keys(rank_C: Tensor) -> Tensor:
-    """float64, no two of them alike: by rank, NaN last, and of equal ranks the first is the largest.
+    """float64, no two of them alike: by rank, float32, NaN last, and of equal ranks the first is the largest.
 
     So a sort that is not stable gives the same order, as ONNX Runtime's is not on a GPU. What 2²⁴ places take off is
     less than half of the way to the next float32 below, be it a subnormal one. Constants are powers of two that float32

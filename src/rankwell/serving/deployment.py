@@ -237,4 +237,5 @@ def _self_test(bundle: Bundle, scorer: Scorer, requests: Iterable[Batch], *, exa
 def _apart(found_CA: NDArray[np.float64], expected_CA: NDArray[np.float64]) -> float:
     if found_CA.shape != expected_CA.shape:
         return float("inf")
-    return float(np.abs(found_CA - expected_CA).max(initial=0.0))
+    apart = float(np.abs(found_CA - expected_CA).max(initial=0.0))
+    return float("inf") if np.isnan(apart) else apart

@@ -6,6 +6,7 @@ Letters in names: C candidates of the request · A actions.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, final
 
@@ -29,10 +30,15 @@ from rankwell.types import Batch
 
 __all__ = ["PROVIDERS", "GraphScorer"]
 
-PROVIDERS: Final = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
-"""What a graph is run by, the first that the installed ONNX Runtime has and whose libraries it can load."""
+PROVIDERS: Final = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider")
+"""What a graph is run by, the first that the installed ONNX Runtime has and whose libraries it can load.
+
+CUDA gives PyTorch's numbers. TensorRT rounds products to TF32 unless ``NVIDIA_TF32_OVERRIDE=0`` says not to, and builds
+an engine for sizes that it has not met: where CUDA is there, too, it is to be asked for.
+"""
 
 _CPU: Final = PROVIDERS[-1]
+_LOG: Final = logging.getLogger(__name__)
 
 _OPTIONS: Final[Mapping[str, dict[str, str]]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 """Products rounded to ten bits of mantissa would move probabilities in their third digit."""
@@ -56,7 +62,7 @@ class GraphScorer(Scorer):
         num_threads: That one request is worked on by; where requests come faster than one thread answers them, more
             processes do better.
         providers: By preference; those that the installed ONNX Runtime lacks are passed over, and those whose libraries
-            (CUDA's, TensorRT's) cannot be loaded: `provider` says what it came to.
+            cannot be loaded, which is logged: `provider` says what it came to. What it has no kernel for, the CPU does.
 
     Raises:
         BundleError: ONNX Runtime cannot load the graph, or has none of the providers.
@@ -169,24 +175,23 @@ def _session(graph: bytes, num_threads: int, providers: Sequence[str]) -> Any:
             "the installed ONNX Runtime has none of the providers", found=runtime.get_available_providers(),
             allowed=list(providers), do="install one that has, or name another provider",
         )  # fmt: skip
-    refused: Exception | None = None
+    on_gpu = graph if present == [_CPU] else with_host_values(graph)
+    refused = dict[str, str]()
     for first, provider in enumerate(present):
         try:
-            session = _session_by(runtime, graph, num_threads, present[first:])
+            session = _session_by(runtime, graph if provider == _CPU else on_gpu, num_threads, present[first:])
         except Exception as error:  # its errors have no common root but this
-            refused = error
-            continue
-        if session.get_providers()[0] == provider:  # it goes on with the CPU by itself where libraries are missing
-            return session
-    if refused is None:
-        raise BundleError(
-            "the libraries of the providers cannot be loaded", found="only the CPU's", allowed=present,
-            do="install CUDA's and cuDNN's for this ONNX Runtime, or allow the CPU",
-        )  # fmt: skip
+            refused[provider] = (str(error) or type(error).__name__).splitlines()[0]
+        else:
+            if session.get_providers()[0] == provider:
+                if refused:
+                    _LOG.warning("the graph is run by %s; others were passed over: %s", provider, refused)
+                return session
+            refused[provider] = "its libraries cannot be loaded"  # and ONNX Runtime goes on with the CPU by itself
     raise BundleError(
-        "ONNX Runtime cannot load the graph", found=str(refused).splitlines()[0],
-        do="export the bundle again, or install what the provider needs",
-    ) from refused  # fmt: skip
+        "ONNX Runtime cannot load the graph", found=refused, allowed=list(providers),
+        do="install what the provider needs, or allow the CPU; if that is refused, too, export the bundle again",
+    )  # fmt: skip
 
 
 def _session_by(runtime: Any, graph: bytes, num_threads: int, providers: Sequence[str]) -> Any:
@@ -196,7 +201,7 @@ def _session_by(runtime: Any, graph: bytes, num_threads: int, providers: Sequenc
     # a thread that spins between requests takes the core that the next one waits for
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return runtime.InferenceSession(
-        graph if providers[0] == _CPU else with_host_values(graph), options,
+        graph, options,
         providers=[(provider, _OPTIONS.get(provider, {})) for provider in providers],
         disabled_optimizers=_NOT_FUSED.get(providers[0], ()), enable_fallback=0,
     )  # fmt: skip

@@ -2,15 +2,22 @@
 
 Ages in seconds, amounts and places on the globe need float32 until they are scaled; a logit of −7 would be rounded to
 .004; calibrators work in float64. So what is turned into float16 are the products and what is computed of them, but for
-the last ones, whose sums are the logits.
+what is only added up, picked and put side by side on its way to the logits, such as the sums of a wide part, and the
+products that give it. Features beyond ±2,048, where float16 no longer counts by ones, enter as that: products of larger
+ones would overflow, and one candidate's infinity be NaN for all.
+
+ONNX Runtime has no float16 of its own on most processors: there it computes such a graph in float32, and shows nothing
+of what a GPU will round.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
+from rankwell.errors import BundleError
 from rankwell.serving.onnx_extra import onnx_module
 from rankwell.serving.request_graph import LOGITS
 
@@ -20,7 +27,7 @@ _PRODUCTS: Final = ("MatMul", "Gemm")
 _FLOAT, _HALF = 1, 10
 """Of `onnx.TensorProto`."""
 _LARGEST: Final = 65504.0
-_ENDING: Final = "_float16"
+_MOST: Final = 2048.0
 
 
 def half_precision_graph(graph: bytes) -> bytes:
@@ -30,6 +37,7 @@ def half_precision_graph(graph: bytes) -> bytes:
         graph: Of `rankwell.serving.request_graph.request_graph`.
 
     Raises:
+        BundleError: It guards a division by a number that float16 has not, as linear attention does.
         MissingExtraError: onnx is not installed.
     """
     onnx = onnx_module("onnx")
@@ -57,7 +65,9 @@ class _Rewritten:
         """Values that are float16 under their own names."""
         self._twins = dict[str, str]()
         """What a float32 value is called as float16."""
-        self._widened = set[str]()
+        self._widened = dict[str, str]()
+        """What a float16 value is called as float32."""
+        self._has_bounds = False
         self.nodes, self.initializers = list[Any](), list(graph.initializer)
         kept = _last(graph.node) | _behind(graph.node)
         for node in graph.node:
@@ -80,30 +90,46 @@ class _Rewritten:
         self.nodes.append(node)
 
     def _keep(self, node: Any) -> None:
-        for name in {name for name in node.input if name in self._halves} - self._widened:
-            self._cast(name, name + "_float32", _FLOAT)
-            self._widened.add(name)
-        node.input[:] = [name + "_float32" if name in self._halves else name for name in node.input]
+        for name in node.input:
+            if name in self._halves and name not in self._widened:
+                self._widened[name] = f"{name} in float32"
+                self._add("Cast", [name], self._widened[name], to=_FLOAT)
+        node.input[:] = [self._widened.get(name, name) for name in node.input]
         self.nodes.append(node)
 
     def _half_of(self, name: str) -> str:
         if name in self._halves:
             return name
         if name not in self._twins:
-            self._twins[name] = name + _ENDING
+            twin = self._twins[name] = f"{name} in float16"
             if name in self._weights:
-                self.initializers.append(self._narrowed(self._weights[name]))
+                self.initializers.append(self._narrowed(self._weights[name], twin))
             else:
-                self._cast(name, name + _ENDING, _HALF)
+                self._add("Clip", [name, *self._bounds()], f"{name} in bounds")
+                self._add("Cast", [f"{name} in bounds"], twin, to=_HALF)
         return self._twins[name]
 
-    def _narrowed(self, weight: Any) -> Any:
-        values = self._onnx.numpy_helper.to_array(weight)
-        within = np.where(np.isfinite(values), np.clip(values, -_LARGEST, _LARGEST), values)
-        return self._onnx.numpy_helper.from_array(within.astype(np.float16), weight.name + _ENDING)
+    def _bounds(self) -> tuple[str, str]:
+        names = ("least that enters", "most that enters")
+        if not self._has_bounds:
+            self._has_bounds = True
+            for name, value in zip(names, (-_MOST, _MOST), strict=True):
+                self.initializers.append(self._onnx.numpy_helper.from_array(np.array(value, np.float32), name))
+        return names
 
-    def _cast(self, source: str, target: str, to: int) -> None:
-        self.nodes.append(self._onnx.helper.make_node("Cast", [source], [target], to=to, name=f"cast of {target}"))
+    def _narrowed(self, weight: Any, twin: str) -> Any:
+        values = self._onnx.numpy_helper.to_array(weight)
+        within = np.where(np.isfinite(values), np.clip(values, -_LARGEST, _LARGEST), values).astype(np.float16)
+        if values.size == 1 and values.any() and not within.any():
+            raise BundleError(
+                "the graph holds a bound that float16 has no number for", found=f"{weight.name} = {values.item():.3g}",
+                allowed=f"at least {np.finfo(np.float16).smallest_subnormal:.2g}", do="serve it in float32",
+            )  # fmt: skip
+        return self._onnx.numpy_helper.from_array(within, twin)
+
+    def _add(self, kind: str, inputs: Sequence[str], output: str, **attributes: int) -> None:
+        node = self._onnx.helper.make_node(kind, list(inputs), [output], name=f"{kind}: {output}", **attributes)
+        self.nodes.append(node)
 
 
 def _last(nodes: Any) -> set[str]:

@@ -13,7 +13,7 @@ __all__ = ["with_host_values"]
 
 
 def with_host_values(graph: bytes) -> bytes:
-    """The same graph, whose outputs are also what it computes of sizes and constants.
+    """The same graph, whose outputs are also what it computes of sizes alone, and of constants with them.
 
     Args:
         graph: Of `rankwell.serving.request_graph.request_graph`, or a cheaper one of the same.
@@ -23,12 +23,14 @@ def with_host_values(graph: bytes) -> bytes:
     """
     onnx = onnx_module("onnx")
     model = onnx.load_from_string(graph)
-    known = {initializer.name for initializer in model.graph.initializer} | {""}
-    host = list[str]()
+    constant = {initializer.name for initializer in model.graph.initializer} | {""}
+    host = dict[str, None]()
     for node in model.graph.node:
-        if node.op_type in ("Shape", "Size") or set(node.input) <= known:
-            known |= set(node.output)
-            host += node.output
+        read = set(node.input)
+        if node.op_type in ("Shape", "Size") or (read <= constant | host.keys() and not read <= constant):
+            host |= dict.fromkeys(name for name in node.output if name)
+        elif read <= constant:
+            constant |= set(node.output)
     typed = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
     given = {value.name for value in model.graph.output}
     # ONNX Runtime finds out by itself of what type an output is

@@ -34,11 +34,11 @@ def dynamic_int8_graph(graph: bytes) -> bytes:
         BundleError: The quantiser does not take the graph.
         MissingExtraError: onnxruntime or onnx is not installed.
     """
-    quantization = onnx_module("onnxruntime.quantization")
-    with _quantising(), tempfile.TemporaryDirectory() as folder:
+    quantization, model = onnx_module("onnxruntime.quantization"), onnx_module("onnx").load_from_string(graph)
+    with tempfile.TemporaryDirectory() as folder, _quantising():
         written = Path(folder) / "int8.onnx"
         quantization.quantize_dynamic(
-            onnx_module("onnx").load_from_string(graph), written, weight_type=quantization.QuantType.QInt8,
+            model, written, weight_type=quantization.QuantType.QInt8,
             op_types_to_quantize=_PRODUCTS, extra_options={"MatMulConstBOnly": True},
         )  # fmt: skip
         return written.read_bytes()
@@ -69,10 +69,11 @@ def static_int8_graph(graph: bytes, inputs: Iterable[Mapping[str, NDArray[Any]]]
         def get_next(self) -> Mapping[str, NDArray[Any]] | None:
             return next(self._left, None)
 
-    with _quantising(), tempfile.TemporaryDirectory() as folder:
+    model = onnx_module("onnx").load_from_string(graph)
+    with tempfile.TemporaryDirectory() as folder, _quantising():
         written = Path(folder) / "int8.onnx"
         quantization.quantize_static(
-            onnx_module("onnx").load_from_string(graph), written, Reader(), quant_format=quantization.QuantFormat.QDQ,
+            model, written, Reader(), quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=_PRODUCTS, weight_type=quantization.QuantType.QInt8,
             activation_type=quantization.QuantType.QUInt8,
             extra_options={"MatMulConstBOnly": True, "ForceQuantizeNoInputCheck": False},
@@ -88,6 +89,8 @@ def _quantising() -> Iterator[None]:
     root.setLevel(logging.ERROR)
     try:
         yield
+    except OSError:
+        raise  # a full disk is no matter of the graph
     except Exception as error:  # they have no common root but this
         raise BundleError(
             "ONNX Runtime's quantiser does not take the graph", found=f"{type(error).__name__}: {error}",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rankwell.data.split import Part
 from rankwell.data.statistics import NumericStatistics
-from rankwell.errors import BundleError, RecipeError
+from rankwell.errors import BundleError, MetricError, RecipeError
 from rankwell.evaluation.calibration_error import ece
 from rankwell.evaluation.discrimination import auc, log_loss
 from rankwell.losses.distillation import Distillation
@@ -197,12 +197,12 @@ class _Search:
             self._say(f"{name}: {step}")
             try:
                 scorer = self._engine(bundle, change(form))
-            except BundleError as error:  # what was trained is not to be lost by what could not be added
+                latency, quality = self._latency({name: kept, step: scorer}), _scored(scorer, held_out)
+            except (BundleError, MetricError) as error:  # what was trained is not to be lost by what cannot be added
                 untimed = Latency(math.nan, math.nan, math.nan, 0)
                 tried.append(Tried(name=step, latency=untimed, verdict=f"refused: {error.what}"))
                 continue
-            latency = self._latency({name: kept, step: scorer})
-            speed_up, quality = latency[name].p50_ms / latency[step].p50_ms, _scored(scorer, held_out)
+            speed_up = latency[name].p50_ms / latency[step].p50_ms
             lost = quality.log_loss - worth.log_loss
             verdict = f"{speed_up:.2f} times as fast, {lost:+.5f} nats"
             is_kept = speed_up >= self._budget.least_speed_up and lost <= self._budget.most_lost
