@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+from matplotlib.transforms import Bbox
 from rich.console import Console
 from typer.testing import CliRunner
 
-from rankwell.app.budget_report import budget_numbers, budget_tables, draw_frontier
+from rankwell.app.budget_report import _label, budget_numbers, budget_tables, draw_frontier
 from rankwell.app.command_line import app
+from rankwell.app.drawing import drawing
 from rankwell.errors import RecipeError
 from rankwell.serving.budget import Latency
 from rankwell.serving.budget_fit import TEACHER, Budget, BudgetFit, Form, Quality, Tried
@@ -95,6 +98,18 @@ def test_the_frontier_is_drawn(ending: str, tmp_path: Path) -> None:
         text = path.read_text()
         assert "2 × 64" in text
         assert "1 × 32" not in text  # nobody knows its worth
+
+
+def test_names_of_contenders_that_are_alike_do_not_lie_over_each_other() -> None:
+    with drawing(3.0) as figure:
+        axes = figure.subplots()
+        axes.plot([1.0, 9.0], [0.0, 1.0])
+        figure.draw_without_rendering()
+        taken: list[Bbox] = []
+        for name in ("1 × 128", "float16 graph", "dynamic int8 products", "int8 rows"):
+            _label(axes, name, (4.0, 0.5), "black", taken)
+        assert len(taken) == len(axes.texts) == 4
+        assert not any(one.overlaps(other) for one, other in combinations(taken, 2))
 
 
 def asked_of(folder: Path) -> list[str]:

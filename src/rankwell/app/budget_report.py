@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Final
 
+from matplotlib.axes import Axes
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.transforms import Bbox
 from rich.table import Table
 
 from rankwell.app.drawing import AFTER, BEFORE, INK, MUTED, drawing, plain_axes
@@ -13,6 +17,9 @@ from rankwell.app.number_format import number
 from rankwell.serving.budget_fit import TEACHER, Budget, BudgetFit, Quality, Tried
 
 __all__ = ["budget_numbers", "budget_tables", "draw_frontier"]
+
+_MOST_LABELS: Final = 24
+"""Heights that a name is tried at."""
 
 
 def budget_tables(fit: BudgetFit, budget: Budget) -> tuple[Table, ...]:
@@ -71,21 +78,43 @@ def draw_frontier(fit: BudgetFit, budget: Budget, path: Path) -> None:
         axes.plot(
             [tried.latency.p95_ms for tried in best], [tried.tune.auc for tried in best], color=AFTER, linewidth=1.2
         )
-        for place, tried in enumerate(sorted(judged, key=lambda tried: tried.latency.p95_ms)):
-            colour = INK if tried.name == TEACHER else AFTER if tried.is_kept else BEFORE
-            axes.plot(tried.latency.p95_ms, tried.tune.auc, "o", color=colour, markersize=4.5)
-            axes.annotate(
-                tried.name, (tried.latency.p95_ms, tried.tune.auc), xytext=(4, -11 if place % 2 else 6),
-                textcoords="offset points", fontsize=7.5, color=colour,
-            )  # fmt: skip
+        colours = {tried.name: INK if tried.name == TEACHER else AFTER if tried.is_kept else BEFORE for tried in judged}
+        for tried in judged:
+            axes.plot(tried.latency.p95_ms, tried.tune.auc, "o", color=colours[tried.name], markersize=4.5)
         axes.axvline(budget.p95_ms, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.margins(x=0.12, y=0.15)
+        axes.margins(x=0.12, y=0.3)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(f"P95 of {budget.num_candidates:,} candidates, ms; dashed: the budget")
         axes.set_ylabel("AUC on tune")
         axes.set_title("Accuracy against time; the line joins those that nothing beats in both")
+        figure.draw_without_rendering()  # where labels fall is known once the axes stand
+        dots = axes.transData.transform([(tried.latency.p95_ms, tried.tune.auc) for tried in judged])
+        taken = [Bbox.from_extents(x - 4, y - 4, x + 4, y + 4) for x, y in dots.tolist()]
+        for tried in sorted(judged, key=lambda tried: tried.latency.p95_ms):
+            _label(axes, tried.name, (tried.latency.p95_ms, tried.tune.auc), colours[tried.name], taken)
         figure.savefig(path, dpi=160, facecolor="white")
+
+
+def _label(axes: Axes, text: str, point: tuple[float, float], colour: str, taken: list[Bbox]) -> None:
+    """Write a name at the nearest height above or below its point where no other name stands; a line leads there."""
+    for away in range(_MOST_LABELS):
+        height = 6 + 11 * (away // 2) if away % 2 == 0 else -11 - 11 * (away // 2)
+
+        def written(height: int, line: dict[str, object] | None = None) -> Text:
+            return axes.annotate(
+                text, point, xytext=(4, height), textcoords="offset points", fontsize=7.5, color=colour, arrowprops=line
+            )
+
+        label = written(height)
+        place = label.get_window_extent().padded(2)
+        if away == _MOST_LABELS - 1 or not any(place.overlaps(other) for other in taken):
+            taken.append(place)
+            if away > 1:
+                label.remove()
+                written(height, {"arrowstyle": "-", "color": colour, "linewidth": 0.5})
+            return
+        label.remove()
 
 
 def _cells(tried: Tried) -> tuple[str, ...]:
