@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -19,6 +19,7 @@ from rankwell.schema import Schema
 from rankwell.serving.bundle import read_bundle
 from rankwell.serving.deployment import read_deployment, write_deployment
 from rankwell.serving.graph_scorer import GraphScorer
+from rankwell.serving.half_precision_graph import half_precision_graph
 from rankwell.serving.quantised_graph import dynamic_int8_graph
 from rankwell.serving.request_graph import request_graph
 from rankwell.types import Batch
@@ -27,8 +28,13 @@ __all__ = ["export"]
 
 _console: Final = Console()
 
-Products = Literal["float32", "int8"]
+Products = Literal["float32", "float16", "int8"]
 Rows = Literal["float32", "int8"]
+
+_CHEAPER: Final[Mapping[Products, Callable[[bytes], bytes]]] = {
+    "float16": half_precision_graph,
+    "int8": dynamic_int8_graph,
+}
 
 
 def export(
@@ -37,14 +43,16 @@ def export(
     rows: Annotated[
         Rows, typer.Option(help="int8 takes some 60 % less, and moves probabilities a little.")
     ] = "float32",
-    products: Annotated[Products, typer.Option(help="int8 may be slower here: measure it.")] = "float32",
+    products: Annotated[
+        Products, typer.Option(help="float16 is for a GPU, and int8 may be slower here: measure it.")
+    ] = "float32",
     log: Annotated[Path | None, typer.Option(exists=True, help="Its first requests join the self-test.")] = None,
     requests: Annotated[int, typer.Option(min=1, help="How many of them.")] = 20,
     json_file: Json = None,
 ) -> None:
     """Write a bundle's graph, its rows in files that processes share, and a self-test, as one folder to serve."""
     read = read_bundle(bundle)
-    graph = dynamic_int8_graph(request_graph(read)) if products == "int8" else None
+    graph = _CHEAPER[products](request_graph(read)) if products in _CHEAPER else None
     logged = () if log is None else islice(_requests(log, read.schema), requests)
     write_deployment(read, out, precision=rows, graph=graph, requests=logged)
     deployment = read_deployment(out)
