@@ -12,7 +12,6 @@ float16 products, ONNX Runtime casts back and forth, and float16 is slower.
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import onnxruntime
 import torch
 
 from contenders.findings import Findings
+from contenders.serving_cases import arguments, measured
 from contenders.serving_world import NUM_EVENTS, bundle_of, requests
 from rankwell.errors import BundleError
 from rankwell.serving.budget import measure_latency
@@ -28,7 +28,6 @@ from rankwell.serving.graph_scorer import PROVIDERS, GraphScorer
 from rankwell.serving.half_precision_graph import half_precision_graph
 from rankwell.serving.request_graph import request_graph
 from rankwell.serving.scorer import EagerScorer, Scorer
-from scorer import CASES
 
 EAGER = "PyTorch, CPU"
 SIZES = ((1, 0), (7, 1), (500, 0), (500, NUM_EVENTS), (2000, 1), (2000, NUM_EVENTS))
@@ -83,21 +82,10 @@ def measure(findings: Findings, kind: str, num_candidates: int, given: argparse.
 
 def main() -> None:
     """Measure all cases, print, write."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--json", type=Path, help="write the numbers to this file")
-    arguments.add_argument("--requests", type=int, default=100)
-    arguments.add_argument("--width", type=int, default=64)
-    arguments.add_argument("--layers", type=int, default=2, help="over the history; over the list there are 2")
-    arguments.add_argument("--kinds", nargs="*", choices=[kind for kind, _ in CASES], help="by default all")
-    given = arguments.parse_args()
-    torch.set_num_threads(1)
-    findings = Findings("a request's graph by what it is run by")
-    with tempfile.TemporaryDirectory() as folder:
-        for kind, num_candidates in CASES:
-            if not given.kinds or kind in given.kinds:
-                measure(findings, kind, num_candidates, given, Path(folder))
-    findings.print()
-    findings.write(given.json)
+    asked = arguments(__doc__)
+    asked.add_argument("--width", type=int, default=64)
+    asked.add_argument("--layers", type=int, default=2, help="over the history; over the list there are 2")
+    measured("a request's graph by what it is run by", measure, asked.parse_args())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ where others share them.
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,17 +23,15 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-import torch
 
 from contenders.findings import Findings
+from contenders.serving_cases import arguments, measured
 from contenders.serving_world import bundle_of, requests
 from rankwell.serving.deployment import Deployment, read_deployment, write_deployment
 from rankwell.serving.quantised_graph import dynamic_int8_graph, static_int8_graph
 from rankwell.serving.request_graph import LOGITS, PROBABILITIES, SEGMENTS, request_graph
 from rankwell.serving.scorer import EagerScorer
 from rankwell.types import Batch
-
-CASES = (("history", 500), ("full", 500), ("local", 2000))
 
 
 def timed(ways: dict[str, Callable[[int], object]], num: int, rounds: int) -> dict[str, tuple[float, float]]:
@@ -144,20 +141,9 @@ def measure(findings: Findings, kind: str, num_candidates: int, given: argparse.
 
 def main() -> None:
     """Measure all cases, print, write."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--json", type=Path, help="write the numbers to this file")
-    arguments.add_argument("--requests", type=int, default=100)
-    arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--kinds", nargs="*", choices=[kind for kind, _ in CASES], help="by default all")
-    given = arguments.parse_args()
-    torch.set_num_threads(1)
-    findings = Findings("scoring a request, one thread")
-    with tempfile.TemporaryDirectory() as folder:
-        for kind, num_candidates in CASES:
-            if not given.kinds or kind in given.kinds:
-                measure(findings, kind, num_candidates, given, Path(folder))
-    findings.print()
-    findings.write(given.json)
+    asked = arguments(__doc__)
+    asked.add_argument("--rounds", type=int, default=5)
+    measured("scoring a request, one thread", measure, asked.parse_args())
 
 
 if __name__ == "__main__":
