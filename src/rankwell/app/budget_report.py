@@ -98,14 +98,14 @@ def draw_frontier(fit: BudgetFit, budget: Budget, path: Path) -> None:
 
 def _label(axes: Axes, text: str, point: tuple[float, float], colour: str, taken: list[Bbox]) -> None:
     """Write a name at the nearest height above or below its point where no other name stands; a line leads there."""
+
+    def written(height: int, line: dict[str, object] | None = None) -> Text:
+        return axes.annotate(
+            text, point, xytext=(4, height), textcoords="offset points", fontsize=7.5, color=colour, arrowprops=line
+        )
+
     for away in range(_MOST_LABELS):
         height = 6 + 11 * (away // 2) if away % 2 == 0 else -11 - 11 * (away // 2)
-
-        def written(height: int, line: dict[str, object] | None = None) -> Text:
-            return axes.annotate(
-                text, point, xytext=(4, height), textcoords="offset points", fontsize=7.5, color=colour, arrowprops=line
-            )
-
         label = written(height)
         place = label.get_window_extent().padded(2)
         if away == _MOST_LABELS - 1 or not any(place.overlaps(other) for other in taken):

@@ -176,12 +176,12 @@ def _session(graph: bytes, num_threads: int, providers: Sequence[str]) -> Any:
             allowed=list(providers), do="install one that has, or name another provider",
         )  # fmt: skip
     on_gpu = graph if present == [_CPU] else with_host_values(graph)
-    refused = dict[str, str]()
+    refused, cause = dict[str, str](), None
     for first, provider in enumerate(present):
         try:
             session = _session_by(runtime, graph if provider == _CPU else on_gpu, num_threads, present[first:])
         except Exception as error:  # its errors have no common root but this
-            refused[provider] = (str(error) or type(error).__name__).splitlines()[0]
+            refused[provider], cause = (str(error) or type(error).__name__).splitlines()[0], error
         else:
             if session.get_providers()[0] == provider:
                 if refused:
@@ -191,7 +191,7 @@ def _session(graph: bytes, num_threads: int, providers: Sequence[str]) -> Any:
     raise BundleError(
         "ONNX Runtime cannot load the graph", found=refused, allowed=list(providers),
         do="install what the provider needs, or allow the CPU; if that is refused, too, export the bundle again",
-    )  # fmt: skip
+    ) from cause  # fmt: skip
 
 
 def _session_by(runtime: Any, graph: bytes, num_threads: int, providers: Sequence[str]) -> Any:

@@ -27,7 +27,10 @@ _PRODUCTS: Final = ("MatMul", "Gemm")
 _FLOAT, _HALF = 1, 10
 """Of `onnx.TensorProto`."""
 _LARGEST: Final = 65504.0
+"""That float16 has, and weights may be."""
 _MOST: Final = 2048.0
+"""That what enters may be."""
+_BOUNDS: Final = {"least that enters": -_MOST, "most that enters": _MOST}
 
 
 def half_precision_graph(graph: bytes) -> bytes:
@@ -67,8 +70,8 @@ class _Rewritten:
         """What a float32 value is called as float16."""
         self._widened = dict[str, str]()
         """What a float16 value is called as float32."""
-        self._has_bounds = False
-        self.nodes, self.initializers = list[Any](), list(graph.initializer)
+        bounds = (onnx.numpy_helper.from_array(np.array(value, np.float32), name) for name, value in _BOUNDS.items())
+        self.nodes, self.initializers = list[Any](), [*graph.initializer, *bounds]
         kept = _last(graph.node) | _behind(graph.node)
         for node in graph.node:
             if not kept & set(node.output) and self._is_narrowed(node):
@@ -105,17 +108,9 @@ class _Rewritten:
             if name in self._weights:
                 self.initializers.append(self._narrowed(self._weights[name], twin))
             else:
-                self._add("Clip", [name, *self._bounds()], f"{name} in bounds")
+                self._add("Clip", [name, *_BOUNDS], f"{name} in bounds")
                 self._add("Cast", [f"{name} in bounds"], twin, to=_HALF)
         return self._twins[name]
-
-    def _bounds(self) -> tuple[str, str]:
-        names = ("least that enters", "most that enters")
-        if not self._has_bounds:
-            self._has_bounds = True
-            for name, value in zip(names, (-_MOST, _MOST), strict=True):
-                self.initializers.append(self._onnx.numpy_helper.from_array(np.array(value, np.float32), name))
-        return names
 
     def _narrowed(self, weight: Any, twin: str) -> Any:
         values = self._onnx.numpy_helper.to_array(weight)
