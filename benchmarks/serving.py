@@ -8,8 +8,12 @@ come evenly spaced. Latencies count from the moment a request was due; a figure 
 rate is the last of a bisection at which P99 stays within 50 ms and every request is answered. FastAPI runs in an
 environment of its own under out/peers, built at the first call, on a core of its own at a time of its own.
 
-    python benchmarks/serving.py [--json FILE] [--requests N] [--runs N] [--cases history full local] [--without-peers]
-        [--overload-s 60]
+    python benchmarks/serving.py [--json FILE] [--requests N] [--runs N] [--cases history full local]
+        [--products float32|int8] [--without-peers] [--overload-s 60]
+
+With `--products int8` the graphs are those that `rankwell fit-budget` tries and keeps where they are faster and cost no
+accuracy: weights of products as int8, activations scaled as they come.
+
 
 A figure from 10,000 requests at 20 a second takes 8 minutes; --requests and --runs make it shorter, and say less of
 P99. A server that cannot answer one request by itself within 50 ms holds no rate; what it answers in a second, however
@@ -41,6 +45,8 @@ from contenders.open_loop import Load, drive
 from contenders.serving_world import NOW_US, bundle_of, write_store
 from rankwell.serving.bundle import write_bundle
 from rankwell.serving.deployment import write_deployment
+from rankwell.serving.quantised_graph import dynamic_int8_graph
+from rankwell.serving.request_graph import request_graph
 from rankwell.tables.native import native
 
 NUM_ITEMS, NUM_MEMBERS = 100_000, 20_000
@@ -188,18 +194,22 @@ def main() -> None:
     arguments.add_argument("--requests", type=int, default=10_000)
     arguments.add_argument("--runs", type=int, default=5)
     arguments.add_argument("--cases", nargs="*", choices=list(CASES), default=list(CASES))
+    arguments.add_argument("--products", choices=["float32", "int8"], default="float32", help="of our graphs")
     arguments.add_argument("--without-peers", action="store_true", help="no FastAPI")
     arguments.add_argument("--overload-s", type=float, default=60.0)
     given = arguments.parse_args()
     os.sched_setaffinity(0, {CLIENT_CORE % (os.cpu_count() or 1)})
-    findings = Findings("ranking over HTTP, one core for the server and one for the client")
+    findings = Findings(f"ranking over HTTP, one core for the server and one for the client; {given.products} products")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_store(folder / "features", NUM_ITEMS, NUM_MEMBERS)
         rates = {}
         for case in given.cases:
             bundle = bundle_of(case)
-            write_deployment(bundle, folder / case)
+            graph = request_graph(bundle)
+            write_deployment(
+                bundle, folder / case, graph=dynamic_int8_graph(graph) if given.products == "int8" else graph
+            )
             asked = bodies(200, CASES[case][0])
             with ours(folder, case) as (port, process):
                 drive(port, asked, rate=RATE, num=100)

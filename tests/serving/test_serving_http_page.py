@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import http_example as example
@@ -99,6 +100,22 @@ def test_an_empty_history_and_one_candidate_have_heads_too(server: LocalServer) 
 def test_without_a_model_nothing_is_looked_into(path: Path) -> None:
     with local_server(path) as server:
         assert server.client.post("/v1/attention", json=example.request(3)).status_code == 409
+
+
+def test_heads_of_another_bundle_than_the_one_that_answers_are_refused(path: Path, tmp_path: Path) -> None:
+    write_bundle(replace(transformer(), created_us=1), tmp_path / "later")
+    with local_server(tmp_path / "later", heads=path) as server:
+        response = server.client.post("/v1/attention", json=example.request(3))
+        assert response.status_code == 409
+        assert "another bundle" in response.json()["detail"]
+
+
+def test_the_page_says_why_no_heads_are_shown(path: Path, tmp_path: Path) -> None:
+    with server_process([str(path), "--drain-s", "0"]) as (_, url):
+        page = opened(f"{url}/?send", tmp_path / "profile", size="900,900", budget_ms=3000)
+    assert 'data-done="yes"' in page
+    [unseen] = re.findall(r'<p id="unseen">(.*?)</p>', page, flags=re.DOTALL)
+    assert "--heads" in html.unescape(unseen)
 
 
 def test_the_page_ranks_in_a_browser(path: Path, tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ class SlotExploration:
     ) -> RankedList:
         """See `Policy`."""
         num = len(item_ids_K)
-        best = best_first(utilities_K, logits_K, item_ids_K, length=length if length < 1 else max(length, num))
+        most = length if length < 1 else length + self.pool  # no slot takes one that stands behind these
+        best = best_first(utilities_K, logits_K, item_ids_K, length=most)
         num_shown = min(length, num)
         explores = np.zeros(num_shown, bool)
         explores[[slot - 1 for slot in self.slots if slot <= num_shown]] = True

@@ -49,7 +49,7 @@ class HeadsOfRequest:
     """Looks into a bundle's model; one request at a time.
 
     Args:
-        bundle: Its model is put into eval mode, and told to watch.
+        bundle: Its model is put into eval mode, and told to watch. By `created_us` it is known again.
 
     Raises:
         BundleError: It is no transformer.
@@ -61,7 +61,7 @@ class HeadsOfRequest:
                 "heads are looked at in transformers alone", found=type(bundle.model).__name__,
                 allowed=RankingTransformer.__name__, do="leave the bundle of heads out",
             )  # fmt: skip
-        self._model = bundle.model
+        self._model, self.created_us = bundle.model, bundle.created_us
         self._model.eval()
         self._model.watch = HeadWatch(num_places=_PLACES)
 

@@ -18,6 +18,8 @@ from rankwell.serving.onnx_extra import onnx_module
 __all__ = ["export_graph"]
 
 _OPSET: Final = 20
+_MOST_FOLDED: Final = 2**24
+"""Numbers of a constant."""
 _BLOCK: Final = 32
 """Values that a search looks at in one go."""
 
@@ -64,12 +66,28 @@ def export_graph(
     finally:
         logger.setLevel(level)
     assert program is not None
+    _simplify(program.model)
     model = program.model_proto
     read = {name for node in model.graph.node for name in node.input}
     for unread in [value for value in model.graph.input if value.name not in read]:
         model.graph.input.remove(unread)
     written: bytes = model.SerializeToString()
     return written
+
+
+def _simplify(model: Any) -> None:
+    """Compute what is constant once, here, and what is computed twice once.
+
+    A weight that a layer reads in part is one then, which the quantiser knows what to do with; and layers that mask the
+    same entries share a mask. The exporter folds constants itself, but none of a weight's size.
+    """
+    optimizer, passes = onnx_module("onnxscript.optimizer"), onnx_module("onnx_ir.passes.common")
+    optimizer.fold_constants(
+        model, onnx_shape_inference=False, input_size_limit=_MOST_FOLDED, output_size_limit=_MOST_FOLDED
+    )
+    passes.DeduplicateInitializersPass(size_limit=_MOST_FOLDED)(model)
+    passes.CommonSubexpressionEliminationPass()(model)
+    passes.RemoveUnusedNodesPass()(model)
 
 
 class _OfMapping(nn.Module):

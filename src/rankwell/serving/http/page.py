@@ -83,8 +83,16 @@ def _example(state: ServerState, num: int) -> dict[str, Any]:
 def _attended(state: ServerState, body: bytes) -> dict[str, Any]:
     if state.heads is None:
         raise RefusalError(
-            409, "this server looks into no model", do="start it with --heads BUNDLE, the bundle that it answers with"
-        )
+            409, "this server looks into no model",
+            do="if it answers with a transformer, start it with --heads BUNDLE, the bundle that it was exported from",
+        )  # fmt: skip
+    answering = state.live.current.bundle
+    if state.heads.created_us != answering.created_us:
+        raise RefusalError(
+            409, f"the heads are those of another bundle than {answering.id}, which answers",
+            found=f"created_us {state.heads.created_us}", allowed=answering.created_us,
+            do="start it with --heads BUNDLE, the bundle that the one in use was exported from",
+        )  # fmt: skip
     content = state.decoded(body)
     if not isinstance(content, dict):
         raise RefusalError(400, "the request is no object", found=type(content).__name__, do="send one JSON object")
