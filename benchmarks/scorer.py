@@ -128,6 +128,8 @@ def measure(findings: Findings, kind: str, num_candidates: int, given: argparse.
         findings.add(f"{name}: graph, {when}, P95", late, "ms")
     findings.add(f"{name}: calibrators, of it", calibration_us(graph, inputs), "µs", at_most=10)
     findings.add(f"{name}: PyTorch / graph", found["PyTorch"][0] / found["graph"][0], at_least=1.5)
+    int8_ratio = found["PyTorch"][0] / found["graph, dynamic int8 products"][0]
+    findings.add(f"{name}: PyTorch / graph, dynamic int8 products", int8_ratio)
     for precision in ("dynamic", "static"):
         ratio = found["graph"][0] / found[f"graph, {precision} int8 products"][0]
         findings.add(f"{name}: graph / graph, {precision} int8", ratio)

@@ -18,7 +18,7 @@ from rankwell.serving.onnx_extra import onnx_module
 __all__ = ["export_graph"]
 
 _OPSET: Final = 20
-_MOST_FOLDED: Final = 2**24
+_MOST_FOLDED: Final = 2**22
 """Numbers of a constant."""
 _BLOCK: Final = 32
 """Values that a search looks at in one go."""
