@@ -215,8 +215,8 @@ def test_a_killed_worker_is_started_anew_and_loses_no_logged_answer(bundles: Pat
         num = len(load.answers)
         wait_for(lambda: len(load.answers) > num + 40)
     assert set(load.statuses) <= {200, 0}
-    # What a worker had in hand when it was killed; and one more a thread, for while the kernel frees the worker's memory
-    # its socket still takes connections, which nobody will answer: the one that follows a cut one may be among them.
+    # What a worker had in hand when it was killed; and one more a thread, for while the kernel frees its memory, its
+    # socket still takes connections, which nobody will answer: the one that follows a cut one may be among them.
     assert load.statuses[0] <= 3 * 4 * 2
     logged = {answer["request_id"] for status, answer in load.answers if status == 200 and answer["is_logged"]}
     assert len(logged) == load.statuses[200]
