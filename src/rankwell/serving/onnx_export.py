@@ -18,8 +18,8 @@ from rankwell.serving.onnx_extra import onnx_module
 __all__ = ["export_graph"]
 
 _OPSET: Final = 20
-_MOST_FOLDED: Final = 2**22
-"""Numbers of a constant."""
+_LARGEST_CONSTANT: Final = 2**22
+"""In numbers, of what is folded, or made one with its equal: the weights of a layer, but nothing of a table's size."""
 _BLOCK: Final = 32
 """Values that a search looks at in one go."""
 
@@ -83,9 +83,9 @@ def _simplify(model: Any) -> None:
     """
     optimizer, passes = onnx_module("onnxscript.optimizer"), onnx_module("onnx_ir.passes.common")
     optimizer.fold_constants(
-        model, onnx_shape_inference=False, input_size_limit=_MOST_FOLDED, output_size_limit=_MOST_FOLDED
+        model, onnx_shape_inference=False, input_size_limit=_LARGEST_CONSTANT, output_size_limit=_LARGEST_CONSTANT
     )
-    passes.DeduplicateInitializersPass(size_limit=_MOST_FOLDED)(model)
+    passes.DeduplicateInitializersPass(size_limit=_LARGEST_CONSTANT)(model)
     passes.CommonSubexpressionEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
 
